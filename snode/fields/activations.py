@@ -1,0 +1,292 @@
+r"""Activation functions sigma, their derivatives and their slope intervals, by name.
+
+An activation is data: a frozen record in a table. To add one, call `register_activation`.
+All functions act componentwise, follow the array library of their argument, keep its dtype,
+and are safe for :math:`|x| \le 10^4` in float32 and float64 (no overflow, no NaN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from snode.backend import Array, array_namespace
+
+__all__ = ["Activation", "activation_names", "get_activation", "register_activation"]
+
+Function = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A scalar function applied componentwise, with its derivative.
+
+    Parameters
+    ----------
+    name : str
+        Name in the table, without parameters.
+    value, slope : callable
+        ``value(a)`` is sigma(a), ``slope(a)`` is sigma'(a), both componentwise with the dtype of
+        `a`. At a kink the slope is the one stated by the activation's entry.
+    slope_interval : (float, float)
+        Smallest and largest value of sigma' over the real line (closure).
+    kinks : tuple of float
+        Points where sigma' jumps; Taylor tests keep away from them.
+    params : mapping
+        Parameters of the family, e.g. ``{"alpha": 0.2}``.
+    """
+
+    name: str
+    value: Function
+    slope: Function
+    slope_interval: tuple[float, float]
+    kinks: tuple[float, ...] = ()
+    params: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __call__(self, a: Array) -> Array:
+        """Return sigma(a)."""
+        return self.value(a)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Name and parameters, enough for `get_activation` to build it again."""
+        return {"name": self.name, **self.params}
+
+    def at_zero(self) -> float:
+        """Return sigma(0), which the output term of the cost needs."""
+        import numpy as np
+
+        return float(self.value(np.zeros(1))[0])
+
+    def __repr__(self) -> str:
+        args = "".join(f", {k}={v!r}" for k, v in self.params.items())
+        return f"get_activation({self.name!r}{args})"
+
+
+# Every formula below stands once. `where` evaluates both branches, so exponents are clipped first.
+
+
+def _tanh() -> Activation:
+    def slope(a: Array) -> Array:
+        s = array_namespace(a).tanh(a)
+        return 1 - s * s
+
+    return Activation("tanh", lambda a: array_namespace(a).tanh(a), slope, (0.0, 1.0))
+
+
+def _logistic(a: Array) -> Array:
+    xp = array_namespace(a)
+    z = xp.exp(-xp.abs(a))
+    return xp.where(a >= 0, 1 / (1 + z), z / (1 + z))
+
+
+def _sigmoid() -> Activation:
+    def slope(a: Array) -> Array:
+        xp = array_namespace(a)
+        z = xp.exp(-xp.abs(a))
+        return z / (1 + z) ** 2
+
+    return Activation("sigmoid", _logistic, slope, (0.0, 0.25))
+
+
+def _softplus() -> Activation:
+    def value(a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.maximum(a, 0) + xp.log1p(xp.exp(-xp.abs(a)))
+
+    return Activation("softplus", value, _logistic, (0.0, 1.0))
+
+
+def _relu() -> Activation:
+    return Activation(
+        "relu",
+        lambda a: array_namespace(a).maximum(a, 0),
+        lambda a: (a > 0).astype(a.dtype),
+        (0.0, 1.0),
+        kinks=(0.0,),
+    )
+
+
+def _leaky_relu(alpha: float = 0.01) -> Activation:
+    _require("alpha", alpha, 0.0 <= alpha <= 1.0, "in [0, 1]")
+    return Activation(
+        "leaky_relu",
+        lambda a: array_namespace(a).where(a > 0, a, alpha * a),
+        lambda a: alpha + (1 - alpha) * (a > 0).astype(a.dtype),
+        (alpha, 1.0),
+        kinks=(0.0,),
+        params={"alpha": alpha},
+    )
+
+
+def _smooth_relu(width: float = 0.1) -> Activation:
+    base = _smooth_leaky_relu(alpha=0.0, width=width)
+    return Activation(
+        "smooth_relu", base.value, base.slope, (0.0, 1.0), params={"width": width}
+    )
+
+
+def _smooth_leaky_relu(alpha: float = 0.01, width: float = 0.1) -> Activation:
+    """C1: linear outside [-width, width], a quadratic inside."""
+    _require("alpha", alpha, 0.0 <= alpha <= 1.0, "in [0, 1]")
+    _require("width", width, width > 0, "positive")
+
+    def ramp(a: Array) -> Array:
+        return array_namespace(a).clip(a, -width, width)
+
+    def value(a: Array) -> Array:
+        xp = array_namespace(a)
+        c = ramp(a)
+        return alpha * a + (1 - alpha) * (xp.maximum(a - width, 0) + (c + width) ** 2 / (4 * width))
+
+    def slope(a: Array) -> Array:
+        return alpha + (1 - alpha) * (ramp(a) + width) / (2 * width)
+
+    params = {"alpha": alpha, "width": width}
+    return Activation("smooth_leaky_relu", value, slope, (alpha, 1.0), params=params)
+
+
+def _elu(alpha: float = 1.0) -> Activation:
+    _require("alpha", alpha, alpha > 0, "positive")
+
+    def value(a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.where(a > 0, a, alpha * xp.expm1(xp.minimum(a, 0)))
+
+    def slope(a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.where(a > 0, xp.ones_like(a), alpha * xp.exp(xp.minimum(a, 0)))
+
+    kinks = () if alpha == 1.0 else (0.0,)
+    return Activation("elu", value, slope, (0.0, max(1.0, alpha)), kinks, {"alpha": alpha})
+
+
+def _identity() -> Activation:
+    return Activation(
+        "identity", lambda a: a.copy(), lambda a: array_namespace(a).ones_like(a), (1.0, 1.0)
+    )
+
+
+_TABLE: dict[str, Callable[..., Activation]] = {
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "smooth_relu": _smooth_relu,
+    "smooth_leaky_relu": _smooth_leaky_relu,
+    "elu": _elu,
+    "softplus": _softplus,
+    "identity": _identity,
+}
+
+
+def activation_names() -> tuple[str, ...]:
+    """Return the names that `get_activation` knows."""
+    return tuple(_TABLE)
+
+
+def get_activation(activation: str | Activation | Mapping[str, Any], **params: float) -> Activation:
+    """Return an activation by name.
+
+    Parameters
+    ----------
+    activation : str, Activation or mapping
+        A name (see `activation_names`), a ready `Activation` (returned as it is), or a
+        `Activation.spec`.
+    **params : float
+        Parameters of the family: ``alpha`` for ``leaky_relu``, ``elu`` and
+        ``smooth_leaky_relu``; ``width`` for the smooth ones.
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ValueError
+        If the name or a parameter is unknown, or a parameter out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> snode.get_activation("leaky_relu", alpha=0.1)(np.array([-2.0, 3.0]))
+    array([-0.2,  3. ])
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, Mapping):
+        return get_activation(**{"activation": activation["name"]} | {
+            k: v for k, v in activation.items() if k != "name"
+        })
+    if activation not in _TABLE:
+        raise ValueError(
+            f"activation must be one of {', '.join(_TABLE)}; got {activation!r}"
+        )
+    try:
+        return _TABLE[activation](**params)
+    except TypeError:
+        raise ValueError(
+            f"activation {activation!r} does not take the parameters {sorted(params)}"
+        ) from None
+
+
+def register_activation(
+    name: str,
+    value: Function,
+    slope: Function,
+    slope_interval: tuple[float, float],
+    *,
+    kinks: tuple[float, ...] = (),
+) -> Activation:
+    """Add an activation of your own, so that every field can use it by `name`.
+
+    Parameters
+    ----------
+    name : str
+        A new name; the built-in ones cannot be replaced.
+    value, slope : callable
+        sigma and sigma', componentwise, keeping shape and dtype.
+    slope_interval : (float, float)
+        Smallest and largest value of sigma'.
+    kinks : tuple of float, optional
+        Points where sigma' jumps.
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ValueError
+        If the name is taken, the interval is empty, or `slope` is not the derivative of `value`
+        at a few points (central differences).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> snode.register_activation("sine", np.sin, np.cos, (-1.0, 1.0)).name
+    'sine'
+    """
+    import numpy as np
+
+    lo, hi = slope_interval
+    if name in _TABLE:
+        raise ValueError(f"name {name!r} is taken; the table has {', '.join(_TABLE)}")
+    if not lo <= hi:
+        raise ValueError(f"slope_interval must be (lo, hi) with lo <= hi; got {slope_interval}")
+    entry = Activation(name, value, slope, (float(lo), float(hi)), kinks)
+    a = np.array([-1.7, -0.6, 0.35, 0.9, 2.1])
+    difference = (value(a + 1e-6) - value(a - 1e-6)) / 2e-6
+    if not np.allclose(slope(a), difference, atol=1e-7, rtol=1e-6):
+        raise ValueError("slope is not the derivative of value: central differences disagree")
+    _TABLE[name] = lambda: entry
+    return entry
+
+
+def _require(name: str, value: float, condition: bool, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {expected}; got {value!r}")
