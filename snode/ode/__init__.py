@@ -1,0 +1,1 @@
+"""Integration of vector fields; knows callables, not networks."""
