@@ -1,0 +1,114 @@
+"""Classes from final states: prediction, accuracy, confusion counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array, array_namespace, to_host
+from snode.ode.problems import check_state, solve_direct
+
+__all__ = ["accuracy", "confusion", "predict"]
+
+BLOCK = 500
+
+
+def predict(field: Any, x: Array, *, n_classes: int = 10) -> Array:
+    """Return the class of each column of `x`: the largest of the first `n_classes` of x(T).
+
+    Parameters
+    ----------
+    field : VectorField
+    x : array (n, m)
+    n_classes : int, optional
+
+    Returns
+    -------
+    labels : int64 array (m,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `x` does not fit the field, or `n_classes` is not in 1..n.
+    IntegrationError
+        If the direct problem does not stay finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> field = snode.StandaloneField(np.zeros((1, 3, 3)), np.array([[0.0, 2.0, 1.0]]), T=1.0)
+    >>> snode.predict(field, np.zeros((3, 2)), n_classes=3)
+    array([1, 1])
+    """
+    check_state(field, x, "x")
+    if not 1 <= n_classes <= field.n:
+        raise ValueError(f"n_classes must be in 1..{field.n}; got {n_classes!r}")
+    xp = array_namespace(x)
+    labels = xp.empty(x.shape[1], dtype=np.int64)
+    for start in range(0, x.shape[1], BLOCK):
+        columns = xp.ascontiguousarray(x[:, start : start + BLOCK])
+        x_T = solve_direct(field, columns, keep="last").x_T
+        labels[start : start + BLOCK] = x_T[:n_classes].argmax(axis=0)
+    return labels
+
+
+def accuracy(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> float:
+    """Return the share of columns of `x` whose predicted class is `y`.
+
+    Parameters
+    ----------
+    field : VectorField
+    x : array (n, m)
+    y : integer array (m,)
+    n_classes : int, optional
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `predict`, and if `y` does not have one label per column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> field = snode.StandaloneField(np.zeros((1, 3, 3)), np.array([[0.0, 2.0, 1.0]]), T=1.0)
+    >>> snode.accuracy(field, np.zeros((3, 2)), np.array([1, 2]), n_classes=3)
+    0.5
+    """
+    _check_y(x, y)
+    return float((predict(field, x, n_classes=n_classes) == y).mean())
+
+
+def confusion(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> np.ndarray[Any, Any]:
+    """Return counts (C, C): entry (i, j) counts samples of class i predicted as j.
+
+    Parameters and errors as for `accuracy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> field = snode.StandaloneField(np.zeros((1, 2, 2)), np.array([[0.0, 2.0]]), T=1.0)
+    >>> snode.confusion(field, np.zeros((2, 3)), np.array([0, 1, 1]), n_classes=2)
+    array([[0, 1],
+           [0, 2]])
+    """
+    _check_y(x, y)
+    labels = to_host(predict(field, x, n_classes=n_classes))
+    counts = np.zeros((n_classes, n_classes), dtype=np.int64)
+    np.add.at(counts, (to_host(y), labels), 1)
+    return counts
+
+
+def _check_y(x: Array, y: Array) -> None:
+    if getattr(y, "ndim", None) != 1 or y.shape != x.shape[1:]:
+        raise ValueError(
+            f"y must be integer labels of shape {x.shape[1:]}; got {getattr(y, 'shape', type(y))}"
+        )

@@ -1,0 +1,320 @@
+r"""The cost functional, its derivative at x(T), and its model along a direction.
+
+.. math::
+
+   E = \frac1m \sum_k \Big[ \tfrac{l_2}{2} |x_k(T)-y_k|^2
+       + ce\,(-\log \mathrm{softmax}_{c_k}(P x_k(T)))
+       + \tfrac{output}{2} |x_k(T) - T\sigma(0)|^2 \Big]
+       + \tfrac{decay}{2} \Big( \int |W|_F^2 + \int |b|^2 \Big)
+
+with P the first C rows of the identity (paper 001, eq. (3); the weights of its terms are called
+l2, ce, output and decay here).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array, array_namespace, to_host
+from snode.training.innerproducts import L2, pair
+
+__all__ = ["Cost", "LineModel", "TerminalCost"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Weights of the four terms of the cost functional.
+
+    Parameters
+    ----------
+    l2 : float, optional
+        Squared distance of x(T) to the target, all n components.
+    ce : float, optional
+        Cross entropy of the softmax of the first `n_classes` components of x(T).
+    output : float, optional
+        Squared distance of x(T) to T sigma(0), which keeps the output small.
+    decay : float, optional
+        Squared L2(0,T) norm of the parameters (Tikhonov regularisation, weight decay).
+    n_classes : int, optional
+        Number C of classes.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative or not finite, all are zero, or `n_classes` < 2.
+
+    Examples
+    --------
+    >>> import snode
+    >>> snode.Cost(l2=0, ce=1, output=0.1)
+    Cost(l2=0, ce=1, output=0.1, decay=0.0, n_classes=10)
+    """
+
+    l2: float = 1.0
+    ce: float = 0.0
+    output: float = 0.0
+    decay: float = 0.0
+    n_classes: int = 10
+
+    def __post_init__(self) -> None:
+        weights = {k: getattr(self, k) for k in ("l2", "ce", "output", "decay")}
+        for name, value in weights.items():
+            if not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and >= 0; got {value!r}")
+        if not any(weights.values()):
+            raise ValueError("at least one of l2, ce, output, decay must be positive")
+        if int(self.n_classes) != self.n_classes or self.n_classes < 2:
+            raise ValueError(f"n_classes must be an integer >= 2; got {self.n_classes!r}")
+
+    def at(self, field: Any, y: Array) -> TerminalCost:
+        """Return the cost as a function of x(T), for the field's size and the data `y`.
+
+        Raises
+        ------
+        ValueError
+            If `y` does not fit; see `TerminalCost`.
+        """
+        return TerminalCost(self, field, y)
+
+    def value(self, field: Any, x_T: Array, y: Array) -> float:
+        """Return E for final states x(T) of the field."""
+        return self.at(field, y).value(x_T) + self.decay_value(field)
+
+    def decay_value(self, field: Any) -> float:
+        """Return the part of E that depends on the parameters only."""
+        if self.decay == 0:
+            return 0.0
+        return 0.5 * self.decay * L2().on(field).norm(field.parameters) ** 2
+
+    def add_decay_partials(self, field: Any, partials: dict[str, Array]) -> None:
+        """Add the Euclidean derivative of the decay term to `partials`, in place."""
+        if self.decay == 0:
+            return
+        inner = L2().on(field)
+        for name, theta in field.parameters.items():
+            gram = inner.gram(name)
+            partials[name] += self.decay * (theta if gram is None else gram.matvec(theta))
+
+
+class TerminalCost:
+    """The part of the cost that depends on x(T), with the data `y` made ready.
+
+    Parameters
+    ----------
+    cost : Cost
+    field : VectorField
+        Gives n, and T sigma(0) for the output term (0 for a field without ``T`` and
+        ``activation``).
+    y : integer array (m,) or array (n, m)
+        Labels 0..C-1 (embedded one-hot in R^n for the l2 term), or targets (l2 and output only).
+
+    Raises
+    ------
+    ValueError
+        If `y` has a wrong shape or range, or the cross entropy is asked for without labels.
+    """
+
+    def __init__(self, cost: Cost, field: Any, y: Array) -> None:
+        self.cost, self.n = cost, field.n
+        xp = array_namespace(y)
+        dtype = next((p.dtype for p in field.parameters.values()), np.dtype("float64"))
+        self.labels: Array | None = None
+        if y.ndim == 1 and xp.issubdtype(y.dtype, xp.integer):
+            self.labels = check_labels(y, cost.n_classes, self.n)
+            self.m = int(y.shape[0])
+            self.target = None if cost.l2 == 0 else one_hot(self.labels, self.n, dtype)
+        elif y.ndim == 2 and y.shape[0] == self.n:
+            if cost.ce > 0:
+                raise ValueError("y must be integer labels (m,) when ce > 0; got targets (n, m)")
+            self.m, self.target = int(y.shape[1]), y.astype(dtype, copy=False)
+        else:
+            raise ValueError(
+                f"y must be integer labels (m,) or targets ({self.n}, m); "
+                f"got {y.dtype} of shape {y.shape}"
+            )
+        self.rest = 0.0
+        if hasattr(field, "activation") and hasattr(field, "T"):
+            self.rest = field.T * field.activation.at_zero()
+
+    def value(self, x_T: Array) -> float:
+        """Return the cost without the decay term; inf or NaN if x(T) is not finite."""
+        cost, total = self.cost, 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            if cost.l2:
+                total += 0.5 * cost.l2 * _square(x_T - self.target)
+            if cost.output:
+                total += 0.5 * cost.output * _square(x_T - self.rest)
+            if cost.ce:
+                total += cost.ce * self._cross_entropy(self._logits(x_T))
+        return total / self.m
+
+    def terminal(self, x_T: Array) -> Array:
+        """Return lam(T) = dE/dx(T), (n, m), in the dtype of `x_T`."""
+        cost, xp = self.cost, array_namespace(x_T)
+        lam = xp.zeros_like(x_T)
+        if cost.l2:
+            lam += (cost.l2 / self.m) * (x_T - self.target)
+        if cost.output:
+            lam += (cost.output / self.m) * (x_T - self.rest)
+        if cost.ce:
+            residual = softmax_residual(self._logits(x_T), self.labels)
+            lam[: cost.n_classes] += ((cost.ce / self.m) * residual).astype(x_T.dtype)
+        return lam
+
+    def line(
+        self, x_T: Array, xi_T: Array, decay_slope: float = 0.0, decay_curvature: float = 0.0
+    ) -> LineModel:
+        """Return the model of the cost along a direction whose sensitivity at T is `xi_T`.
+
+        `decay_slope` is decay <theta, d>, `decay_curvature` is decay |d|^2, both in L2(0,T).
+        """
+        cost = self.cost
+        constant, linear = decay_slope, decay_curvature
+        if cost.l2:
+            constant += cost.l2 * _dot(xi_T, x_T - self.target) / self.m
+        if cost.output:
+            constant += cost.output * _dot(xi_T, x_T - self.rest) / self.m
+        square = _square(xi_T) / self.m
+        linear += (cost.l2 + cost.output) * square
+        scale = 1.0 + (_square(x_T) / self.m) ** 0.5
+        if not cost.ce:
+            return LineModel(constant, linear, square**0.5, scale)
+        # root finding is scalar work: one copy of (C, m) numbers to the host
+        return LineModel(
+            constant, linear, square**0.5, scale, cost.ce,
+            to_host(self._logits(x_T)), to_host(self._logits(xi_T)), to_host(self.labels),
+        )  # fmt: skip
+
+    def _logits(self, x: Array) -> Array:
+        return x[: self.cost.n_classes].astype(np.float64)
+
+    def _cross_entropy(self, z: Array) -> float:
+        xp = array_namespace(z)
+        shifted = z - z.max(axis=0)
+        log_sum = xp.log(xp.exp(shifted).sum(axis=0))
+        return float(xp.sum(log_sum - shifted[self.labels, xp.arange(self.m)]))
+
+
+@dataclass(frozen=True, eq=False)
+class LineModel:
+    r"""The cost along a direction, with x(T) replaced by its linearisation x(T) + eta xi(T).
+
+    Its derivative phi is increasing; phi(0) is the exact derivative of the cost (paper 001,
+    appendix B.1).
+
+    Attributes
+    ----------
+    constant, linear : float
+        phi(eta) = constant + linear * eta + cross entropy part.
+    move, scale : float
+        Root mean square over the samples of |xi(T)|, and 1 + that of |x(T)|: the step may be
+        trusted while ``eta * move`` is not far above `scale`.
+    ce, logits, dlogits, labels
+        The cross entropy part; `ce` is 0 if there is none.
+    """
+
+    constant: float
+    linear: float
+    move: float
+    scale: float
+    ce: float = 0.0
+    logits: Any = None
+    dlogits: Any = None
+    labels: Any = None
+
+    @property
+    def slope(self) -> float:
+        """phi(0), the derivative of the cost along the direction."""
+        return self.phi(0.0)
+
+    def phi(self, eta: float) -> float:
+        """Return the derivative of the model at step length `eta`."""
+        value = self.constant + self.linear * eta
+        if self.ce:
+            residual = softmax_residual(self.logits + eta * self.dlogits, self.labels)
+            value += self.ce * float((self.dlogits * residual).sum()) / len(self.labels)
+        return value
+
+    def root(self, max_step: float) -> float:
+        """Return the root of phi in (0, max_step), or `max_step` if there is none below it."""
+        from scipy.optimize import brentq
+
+        if self.phi(max_step) <= 0:
+            return max_step
+        return float(brentq(self.phi, 0.0, max_step, xtol=1e-15 * max_step, rtol=1e-14))
+
+    def minimizer(self, trust: float) -> tuple[float, bool]:
+        """Return the step length and whether it was capped.
+
+        Without cross entropy the step is -phi(0) / linear, never capped: it moves x(T) no
+        further than the data ask. With cross entropy phi may have no finite root (xi separates
+        the batch), so the move of x(T) is limited to ``trust * scale``.
+        """
+        if not self.ce:
+            return -self.constant / self.linear, False
+        max_step = trust * self.scale / self.move
+        step = self.root(max_step)
+        return step, step == max_step
+
+
+def softmax_residual(z: Array, labels: Array) -> Array:
+    """Return softmax(z) - onehot(labels), (C, m), for logits z."""
+    xp = array_namespace(z)
+    e = xp.exp(z - z.max(axis=0))
+    e /= e.sum(axis=0)
+    e[labels, xp.arange(z.shape[1])] -= 1
+    return e
+
+
+def one_hot(labels: Array, n: int, dtype: Any) -> Array:
+    """Return unit vectors (n, m): component `labels[k]` of column k is 1."""
+    xp = array_namespace(labels)
+    out = xp.zeros((n, labels.shape[0]), dtype=dtype)
+    out[labels, xp.arange(labels.shape[0])] = 1
+    return out
+
+
+def check_labels(y: Array, n_classes: int, n: int) -> Array:
+    """Return int64 labels, or raise ValueError if they are not 0..n_classes-1 or n is too small."""
+    if n < n_classes:
+        raise ValueError(
+            f"n_classes must be at most the state dimension {n}; got {n_classes}. "
+            "Give Cost(n_classes=...) the number of classes of your data"
+        )
+    if y.shape[0] == 0 or int(y.min()) < 0 or int(y.max()) >= n_classes:
+        found = "no labels" if y.shape[0] == 0 else f"labels {int(y.min())}..{int(y.max())}"
+        raise ValueError(f"y must hold labels 0..{n_classes - 1}; got {found}")
+    return y.astype(np.int64)
+
+
+def accuracy_of(labels: Array, y: Array) -> float:
+    """Return the share of equal labels."""
+    return float((labels == y).mean())
+
+
+def _dot(a: Array, b: Array) -> float:
+    return float(array_namespace(a, b).sum(a * b, dtype=np.float64))
+
+
+def _square(a: Array) -> float:
+    return _dot(a, a)
+
+
+def parameter_line(
+    cost: Cost, field: Any, direction: dict[str, Array]
+) -> tuple[float, float]:
+    """Return decay <theta, d> and decay |d|^2 in L2(0,T)."""
+    if cost.decay == 0:
+        return 0.0, 0.0
+    inner = L2().on(field)
+    applied = {}
+    for name, d in direction.items():
+        gram = inner.gram(name)
+        applied[name] = d if gram is None else gram.matvec(d)
+    return (
+        cost.decay * pair(field.parameters, applied),
+        cost.decay * pair(direction, applied),
+    )

@@ -1,0 +1,187 @@
+"""Direct problem + adjoint problem -> cost and gradient; the problem that NCG works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from snode.backend import Array, array_namespace
+from snode.ode.problems import check_state, solve_adjoint, solve_direct, solve_sensitivity
+from snode.training.costs import Cost, LineModel, parameter_line
+from snode.training.innerproducts import InnerProduct, as_inner_product, pair
+
+__all__ = ["Dots", "FieldProblem", "gradient"]
+
+Parameters = Mapping[str, Array]
+
+
+def gradient(
+    field: Any, x: Array, y: Array, cost: Cost, *, inner: str | InnerProduct = "l2"
+) -> tuple[float, dict[str, Array]]:
+    """Return the cost and its gradient with respect to the parameters.
+
+    Parameters
+    ----------
+    field : VectorField
+    x : array (n, m)
+        Inputs, one column a sample.
+    y : integer array (m,) or array (n, m)
+        Labels or targets; see `Cost`.
+    cost : Cost
+    inner : {"l2", "h1"} or InnerProduct, optional
+        The metric. In L2 the gradient is the density E'(t) of eqs. (6) and (7).
+
+    Returns
+    -------
+    value : float
+    gradient : dict of str to array
+        Shapes as ``field.parameters``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; names the argument.
+    IntegrationError
+        If the direct problem does not stay finite.
+
+    References
+    ----------
+    .. [1] Jaroudi et al., arXiv 2205.13933, Lemma 4.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> field = snode.StandaloneField.random(3, 1.0, 10, rng=0)
+    >>> x, y = np.ones((3, 4)), np.array([0, 1, 2, 0])
+    >>> value, g = snode.gradient(field, x, y, snode.Cost(n_classes=3))
+    >>> g["W"].shape
+    (10, 3, 3)
+    """
+    value, partials = value_and_partials(field, x, y, cost)
+    return value, as_inner_product(inner, field).riesz(partials)
+
+
+def value_and_partials(
+    field: Any, x: Array, y: Array, cost: Cost
+) -> tuple[float, dict[str, Array]]:
+    """Return the cost and its Euclidean partial derivatives."""
+    check_data(field, x, y)
+    terminal = cost.at(field, y)
+    sol = solve_direct(field, x)
+    partials = solve_adjoint(sol, terminal.terminal(sol.x_T)).partials
+    cost.add_decay_partials(field, partials)
+    return terminal.value(sol.x_T) + cost.decay_value(field), partials
+
+
+def check_data(field: Any, x: Array, y: Array) -> None:
+    """Raise unless `x` fits the field and `y` has one entry per column of `x`."""
+    check_state(field, x, "x")
+    if not hasattr(y, "ndim"):
+        raise TypeError(f"y must be an array of labels (m,) or targets (n, m); got {type(y)}")
+    array_namespace(x, y)
+    if y.shape[-1:] != x.shape[1:]:
+        raise ValueError(f"y must have one entry per column of x ({x.shape[1]}); got {y.shape}")
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Inner products that the conjugate coefficients are made of.
+
+    Attributes
+    ----------
+    gg : float
+        <g, g> of the new gradient with itself.
+    g_old : float
+        <g, g_prev>, NaN if it was not asked for.
+    gd : float
+        <g, d_prev>, 0 without a previous direction.
+    """
+
+    gg: float
+    g_old: float
+    gd: float
+
+
+class FieldProblem:
+    """What NCG needs of a field, data, cost and inner product; works for any field.
+
+    The state is the current parameters, the direction d, the gradient g, and the trajectory of
+    the last `direct`. A user's own problem may replace it: NCG calls nothing else.
+    """
+
+    def __init__(
+        self,
+        field: Any,
+        x: Array,
+        y: Array,
+        cost: Cost,
+        inner: str | InnerProduct = "l2",
+        *,
+        keep_gradient: bool = False,
+    ) -> None:
+        self.cost = cost
+        self.set_data(field, x, y)
+        self.inner = as_inner_product(inner, field)
+        self.keep_gradient = keep_gradient
+        self.g: dict[str, Array] = {}
+        self.d: dict[str, Array] = {}
+        self.sol: Any = None
+
+    def set_data(self, field: Any, x: Array, y: Array) -> None:
+        """Start again from `field` on other data; the direction stays."""
+        check_data(field, x, y)
+        self.base = self.trial = self.best = field
+        self.x, self.terminal_cost = x, self.cost.at(field, y)
+
+    def forget(self) -> None:
+        """Forget the direction and the previous gradient."""
+        self.g, self.d = {}, {}
+
+    def carry(self) -> dict[str, dict[str, Array]]:
+        """Return what conjugacy needs to go on later."""
+        return {"d": self.d, "g": self.g}
+
+    def restore(self, d: dict[str, Array], g: dict[str, Array]) -> None:
+        """Take back what `carry` returned."""
+        self.d, self.g = dict(d), dict(g)
+
+    def direct(self) -> float:
+        """Solve the direct problem for the trial parameters and return the cost."""
+        self.sol = solve_direct(self.trial, self.x, raise_on_failure=False)
+        return self.terminal_cost.value(self.sol.x_T) + self.cost.decay_value(self.trial)
+
+    def gradient(self) -> Dots:
+        """Solve the adjoint problem; keep the gradient and return its inner products."""
+        partials = solve_adjoint(self.sol, self.terminal_cost.terminal(self.sol.x_T)).partials
+        self.cost.add_decay_partials(self.trial, partials)
+        g_old, self.g = self.g, self.inner.riesz(partials)
+        return Dots(
+            gg=pair(partials, self.g),
+            g_old=pair(partials, g_old) if self.keep_gradient and g_old else float("nan"),
+            gd=pair(partials, self.d) if self.d else 0.0,
+        )
+
+    def set_direction(self, beta: float) -> None:
+        """Set d = -g + beta d."""
+        self.d = {
+            name: beta * self.d[name] - g if beta else -g for name, g in self.g.items()
+        }
+
+    def line(self) -> LineModel:
+        """Solve the sensitivity problem along d and return the model of the cost."""
+        xi_T = solve_sensitivity(self.sol, dtheta=self.d)[-1]
+        decay = parameter_line(self.cost, self.trial, self.d)
+        return self.terminal_cost.line(self.sol.x_T, xi_T, *decay)
+
+    def move(self, step: float) -> None:
+        """Set the trial parameters to base + step d."""
+        theta = {name: p + step * self.d[name] for name, p in self.base.parameters.items()}
+        self.trial = self.base.with_parameters(**theta)
+
+    def accept(self, *, is_best: bool) -> None:
+        """Make the trial parameters the base of the next iteration."""
+        self.base = self.trial
+        if is_best:
+            self.best = self.trial

@@ -1,0 +1,433 @@
+"""The CPU hot path of NCG: `StandaloneField` by Euler on its own grid, NumPy arrays.
+
+Equal to `FieldProblem` to rounding (a test says so); what differs is speed and memory:
+
+- the samples are split among threads, each with single-threaded BLAS: two threads inside every
+  small product wait for each other, two threads on halves of the batch do not;
+- the gradient products are shared out by layer after a block of adjoint steps, so no sums are
+  reduced across threads;
+- elementwise work is one Numba pass over a layer, nothing is allocated inside an iteration;
+- the parameters live in two buffers (best and current iterate), the gradient becomes the Riesz
+  representative in place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array
+from snode.fields.activations import Activation
+from snode.fields.depth import Gram
+from snode.fields.layer import StandaloneField
+from snode.training.costs import Cost, LineModel, parameter_line
+from snode.training.gradients import Dots, check_data
+from snode.training.innerproducts import InnerProduct, as_inner_product
+
+__all__ = ["EulerProblem", "Workspace"]
+
+LAYERS_PER_BLOCK = 30
+"""Adjoint steps between two rounds of gradient products."""
+
+COLUMNS_PER_BLOCK = 512
+"""Entries of W solved for at once in the Riesz map; K of these fit the cache."""
+
+MIN_SAMPLES_PER_THREAD = 16
+
+
+class Workspace:
+    """Buffers and threads that outlive one minibatch."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = check_threads(threads)
+        self.pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._buffers: dict[Any, Array] = {}
+
+    def buffer(self, name: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an array of this name, made anew only when shape or dtype change."""
+        array = self._buffers.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            self._buffers.pop(name, None)  # freed before its successor is made
+            array = self._buffers[name] = np.empty(shape, dtype)
+        return array
+
+    def parallel(self, task: Callable[[int], Any], count: int) -> list[Any]:
+        """Run task(0), ..., task(count - 1), one a thread, and return what they return."""
+        if self.pool is None or count == 1:
+            return [task(i) for i in range(count)]
+        return list(self.pool.map(task, range(count)))
+
+
+def check_threads(threads: int | None) -> int:
+    """Return the number of threads; all cores for None."""
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if int(threads) != threads or threads < 1:
+        raise ValueError(f"threads must be a positive integer or None; got {threads!r}")
+    return int(threads)
+
+
+@lru_cache(maxsize=1)
+def _blas_controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def _single_threaded_blas(threads: int) -> Iterator[None]:
+    if threads == 1:
+        yield
+        return
+    with _blas_controller().limit(limits=1, user_api="blas"):
+        yield
+
+
+class _Columns:
+    """One thread's share of the samples and its trajectory."""
+
+    def __init__(self, work: Workspace, j: int, x: Array, K: int) -> None:
+        n, m = x.shape
+        block = min(LAYERS_PER_BLOCK, K)
+
+        def buffer(name: str, *shape: int) -> Array:
+            return work.buffer((name, j), shape, x.dtype)
+
+        self.x = buffer("x", K + 1, n, m)
+        self.slope = buffer("slope", K, n, m)
+        self.q = buffer("q", block, n, m)
+        self.lam, self.u, self.v = (buffer(name, n, m) for name in ("lam", "u", "v"))
+        self.x[0] = x
+
+
+class EulerProblem:
+    """See `FieldProblem` for the meaning of the methods."""
+
+    @staticmethod
+    def applies_to(field: Any, x: Array) -> bool:
+        """True for a plain `StandaloneField` on NumPy arrays."""
+        return type(field) is StandaloneField and type(x) is np.ndarray and _is_host(field)
+
+    def __init__(
+        self,
+        field: StandaloneField,
+        x: Array,
+        y: Array,
+        cost: Cost,
+        inner: str | InnerProduct = "l2",
+        *,
+        keep_gradient: bool = False,
+        threads: int | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
+        self.work = workspace or Workspace(threads)
+        self.cost, self.inner = cost, as_inner_product(inner, field)
+        self.keep_gradient = keep_gradient
+        self.has_direction = self.has_gradient = False
+        self.set_data(field, x, y)
+
+        def like(name: str, array: Array) -> Array:
+            return self.work.buffer(name, array.shape, array.dtype)
+
+        self.g = {k: like(f"g {k}", p) for k, p in field.parameters.items()}
+        self.d = {k: like(f"d {k}", p) for k, p in field.parameters.items()}
+        self.g_old: dict[str, Array] = {}
+        if keep_gradient:
+            self.g_old = {k: like(f"g_old {k}", p) for k, p in field.parameters.items()}
+
+    def set_data(self, field: StandaloneField, x: Array, y: Array) -> None:
+        """Start again from `field` on other data; the direction stays."""
+        check_data(field, x, y)
+        self.base = self.trial = self.best = field
+        self.K, self.n, self.m = field.n_layers, field.n, x.shape[1]
+        self.cell = field.T / self.K
+        self.h = field.dtype.type(self.cell)
+        gram = self.inner.gram("W")
+        self.is_density = (
+            field.interpolation == "constant" and gram is not None and gram.is_diagonal
+        )
+        self.terminal_cost = self.cost.at(field, y)
+        count = max(1, min(self.work.threads, self.m // MIN_SAMPLES_PER_THREAD))
+        bounds = np.linspace(0, self.m, count + 1).astype(int)
+        self.slices = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.parts = [
+            _Columns(self.work, j, x[:, s], self.K) for j, s in enumerate(self.slices)
+        ]
+        for j in range(count, self.work.threads):  # no buffers for threads without samples
+            for name in ("x", "slope", "q", "lam", "u", "v"):
+                self.work._buffers.pop((name, j), None)
+        self.x_T = np.empty((self.n, self.m), x.dtype)
+
+    def forget(self) -> None:
+        """Forget the direction and the previous gradient."""
+        self.has_direction = self.has_gradient = False
+
+    def carry(self) -> dict[str, dict[str, Array]]:
+        """Return what conjugacy needs to go on later."""
+        return {
+            "d": self.d if self.has_direction else {},
+            "g": self.g if self.has_gradient else {},
+        }
+
+    def restore(self, d: dict[str, Array], g: dict[str, Array]) -> None:
+        """Take back what `carry` returned."""
+        for mine, theirs in ((self.d, d), (self.g, g)):
+            for name, array in theirs.items():
+                mine[name][...] = array
+        self.has_direction, self.has_gradient = bool(d), bool(g)
+
+    # --- the three problems ---------------------------------------------------------------------
+
+    def direct(self) -> float:
+        with _single_threaded_blas(len(self.parts)), np.errstate(over="ignore", invalid="ignore"):
+            self.work.parallel(self._direct_columns, len(self.parts))
+        return self.terminal_cost.value(self.x_T) + self.cost.decay_value(self.trial)
+
+    def _direct_columns(self, j: int) -> None:
+        part, W, b, h = self.parts[j], self.trial.W, self.trial.b, self.h
+        step = _step_for(self.trial.activation)
+        for k in range(self.K):
+            np.matmul(W[k], part.x[k], out=part.u)
+            step(part.u, b[k], h, part.x[k], part.x[k + 1], part.slope[k])
+        self.x_T[:, self.slices[j]] = part.x[self.K]
+
+    def gradient(self) -> Dots:
+        if self.keep_gradient:
+            self.g, self.g_old = self.g_old, self.g
+        lam_T = self.terminal_cost.terminal(self.x_T)
+        for part, s in zip(self.parts, self.slices, strict=True):
+            part.lam[...] = lam_T[:, s]
+        for name in ("W", "b"):
+            self.g[name][self.K :] = 0  # the last node of a nodal basis: no Euler step reads it
+        totals = np.zeros(3)
+        with _single_threaded_blas(self.work.threads):
+            for stop in range(self.K, 0, -LAYERS_PER_BLOCK):
+                block = range(max(0, stop - LAYERS_PER_BLOCK), stop)
+                self.work.parallel(lambda j, b=block: self._adjoint_columns(j, b), len(self.parts))
+                totals += np.sum(
+                    self.work.parallel(
+                        lambda i, b=block: self._gradient_layers(i, b), self.work.threads
+                    ),
+                    axis=0,
+                )
+        return self._riesz(totals)
+
+    def _adjoint_columns(self, j: int, block: range) -> None:
+        from snode._kernels import add_scaled
+
+        part, W = self.parts[j], self.trial.W
+        lam, u = part.lam.ravel(), part.u.ravel()
+        for k in reversed(block):
+            q = part.q[k - block.start]
+            np.multiply(part.slope[k], part.lam, out=q)
+            np.matmul(W[k].T, q, out=part.u)
+            add_scaled(lam, self.h, u, lam)
+
+    def _gradient_layers(self, i: int, block: range) -> Array:
+        """Write the densities sum_k (lam * sigma') x^T of this thread's layers to `g`.
+
+        For piecewise constant weights in L2 the density plus decay W is the gradient, and its
+        inner products are taken while the layer is in the cache.
+        """
+        gW, gb = self.g["W"], self.g["b"]
+        other = self.work.buffer(("product", i), (self.n, self.n), gW.dtype)
+        totals = np.zeros(3)
+        for k in block[i :: self.work.threads]:
+            for part in self.parts:
+                q = part.q[k - block.start]
+                if part is self.parts[0]:
+                    np.matmul(q, part.x[k].T, out=gW[k])
+                    np.sum(q, axis=1, out=gb[k])
+                else:
+                    np.matmul(q, part.x[k].T, out=other)
+                    gW[k] += other
+                    gb[k] += q.sum(axis=1)
+            if self.is_density:
+                totals += self._finish_layer(k)
+        return totals
+
+    def _finish_layer(self, k: int) -> Array:
+        dots = np.zeros(3)
+        for name, g in self.g.items():
+            gk = g[k].reshape(-1)
+            if self.cost.decay:
+                gk += self.h.dtype.type(self.cost.decay) * self.trial.parameters[name][k].reshape(-1)
+            dots[0] += float(gk @ gk)
+            if self.keep_gradient and self.has_gradient:
+                dots[1] += float(gk @ self.g_old[name][k].reshape(-1))
+            if self.has_direction:
+                dots[2] += float(gk @ self.d[name][k].reshape(-1))
+        return dots * self.cell
+
+    def line(self) -> LineModel:
+        xi_T = np.empty_like(self.x_T)
+        with _single_threaded_blas(len(self.parts)):
+            self.work.parallel(lambda j: self._tangent_columns(j, xi_T), len(self.parts))
+        decay = parameter_line(self.cost, self.trial, self.d)
+        return self.terminal_cost.line(self.x_T, xi_T, *decay)
+
+    def _tangent_columns(self, j: int, xi_T: Array) -> None:
+        from snode._kernels import tangent_step
+
+        part, W = self.parts[j], self.trial.W
+        dW, db = self.d["W"], self.d["b"]
+        xi = part.lam  # the adjoint state is no longer needed
+        xi[...] = 0
+        for k in range(self.K):
+            np.matmul(W[k], xi, out=part.u)
+            np.matmul(dW[k], part.x[k], out=part.v)
+            tangent_step(part.u, part.v, db[k], part.slope[k], self.h, xi)
+        xi_T[:, self.slices[j]] = xi
+
+    # --- parameters -----------------------------------------------------------------------------
+
+    def _riesz(self, totals: Array) -> Dots:
+        """Turn the densities in `g` into the gradient, in place."""
+        if not self.is_density:
+            factor = self.cell  # the densities times this are the partial derivatives
+            if self.cost.decay:
+                for g in self.g.values():
+                    g *= self.h
+                self.cost.add_decay_partials(self.trial, self.g)
+                factor = 1.0
+            for name in self.g:
+                totals = totals + factor * self._riesz_one(name, factor)
+        has_old = self.keep_gradient and self.has_gradient
+        self.has_gradient = True
+        return Dots(float(totals[0]), float(totals[1]) if has_old else float("nan"), float(totals[2]))
+
+    def _riesz_one(self, name: str, factor: float) -> Array:
+        """Solve gram g = factor p, g replacing p; return (p.g, p.g_old, p.d)."""
+        p, gram = self.g[name], self.inner.gram(name)
+        d = self.d[name] if self.has_direction else None
+        old = self.g_old[name] if self.keep_gradient and self.has_gradient else None
+        if gram is not None and gram.is_tridiagonal:
+            task = _tridiagonal_task(gram, factor, p, d, old, self.work.threads)
+            return np.sum(self.work.parallel(task, self.work.threads), axis=0)
+        g = p * factor if gram is None else gram.solve(p * self.h.dtype.type(factor))
+        dots = np.array([_layer_dot(p, g), _layer_dot(p, old), _layer_dot(p, d)])
+        p[...] = g
+        return dots
+
+    def set_direction(self, beta: float) -> None:
+        from snode._kernels import scale_and_subtract
+
+        scalar = self.h.dtype.type
+        if not self.has_direction or beta == 0:
+            for name, g in self.g.items():
+                np.negative(g, out=self.d[name])
+        else:
+            for name, g in self.g.items():
+                d = self.d[name].reshape(-1)
+                self._by_ranges(
+                    d.size,
+                    lambda s, d=d, g=g.reshape(-1): scale_and_subtract(
+                        scalar(beta), d[s], scalar(1), g[s]
+                    ),
+                )
+        self.has_direction = True
+
+    def move(self, step: float) -> None:
+        from snode._kernels import add_scaled
+
+        scalar = self.h.dtype.type
+        theta = {}
+        for name, base in self.base.parameters.items():
+            out = self._free_buffer(name, base)
+            arrays = base.reshape(-1), self.d[name].reshape(-1), out.reshape(-1)
+            self._by_ranges(
+                out.size,
+                lambda s, a=arrays: add_scaled(a[0][s], scalar(step), a[1][s], a[2][s]),
+            )
+            theta[name] = out
+        self.trial = self.base.with_parameters(**theta)
+
+    def accept(self, *, is_best: bool) -> None:
+        self.base = self.trial
+        if is_best:
+            self.best = self.trial
+
+    def _free_buffer(self, name: str, like: Array) -> Array:
+        """Return a parameter buffer that holds neither the base nor the best iterate."""
+        for i in range(3):
+            out = self.work.buffer((f"theta {name}", i), like.shape, like.dtype)
+            taken = (self.base.parameters[name], self.best.parameters[name])
+            if not any(np.shares_memory(out, a) for a in taken):
+                return out
+        raise AssertionError("three buffers cannot all be taken by two iterates")
+
+    def _by_ranges(self, size: int, task: Callable[[slice], Any]) -> None:
+        bounds = np.linspace(0, size, self.work.threads + 1).astype(int)
+        self.work.parallel(lambda i: task(slice(bounds[i], bounds[i + 1])), self.work.threads)
+
+
+def _is_host(field: StandaloneField) -> bool:
+    return all(
+        type(p) is np.ndarray and p.flags.c_contiguous for p in field.parameters.values()
+    )
+
+
+def _step_for(activation: Activation) -> Callable[..., None]:
+    """Return step(a, b, h, x, x_next, slope) that does the elementwise part of an Euler step."""
+    from snode import _kernels
+
+    if activation.name in ("relu", "leaky_relu"):
+        alpha = activation.params.get("alpha", 0.0)
+
+        def leaky(a: Array, b: Array, h: Any, x: Array, x_next: Array, slope: Array) -> None:
+            _kernels.leaky_step(a, b, h, h.dtype.type(alpha), x, x_next, slope)
+
+        return leaky
+    if activation.name == "tanh":
+
+        def tanh(a: Array, b: Array, h: Any, x: Array, x_next: Array, slope: Array) -> None:
+            np.add(a, b[:, None], out=a)
+            np.tanh(a, out=a)
+            _kernels.tanh_step(a, h, x, x_next, slope)
+
+        return tanh
+
+    def general(a: Array, b: Array, h: Any, x: Array, x_next: Array, slope: Array) -> None:
+        a += b[:, None]
+        slope[...] = activation.slope(a)
+        np.multiply(activation.value(a), h, out=a)
+        np.add(x, a, out=x_next)
+
+    return general
+
+
+def _layer_dot(a: Array, b: Array | None) -> float:
+    if b is None:
+        return 0.0
+    return float(sum(float(np.vdot(u, v)) for u, v in zip(a, b, strict=True)))
+
+
+def _tridiagonal_task(
+    gram: Gram, factor: float, p: Array, d: Array | None, old: Array | None, threads: int
+) -> Callable[[int], Array]:
+    from snode._kernels import riesz_block
+
+    flat = p.reshape(len(p), -1)
+    empty = np.empty((0, 0), p.dtype)
+    flat_d = empty if d is None else d.reshape(len(p), -1)
+    flat_old = empty if old is None else old.reshape(len(p), -1)
+    inverse_pivots = (factor / gram.pivots).astype(p.dtype)
+    ratios = gram.ratios.astype(p.dtype)
+    starts = range(0, flat.shape[1], COLUMNS_PER_BLOCK)
+
+    def task(i: int) -> Array:
+        work = np.empty((len(p), COLUMNS_PER_BLOCK), p.dtype)
+        total, dots = np.zeros(3), np.zeros(3)
+        for c0 in starts[i::threads]:
+            c1 = min(c0 + COLUMNS_PER_BLOCK, flat.shape[1])
+            riesz_block(inverse_pivots, ratios, flat, flat_d, flat_old, c0, c1, work, dots)
+            total += dots
+        return total
+
+    return task

@@ -1,0 +1,541 @@
+"""Training: epochs, minibatches, callbacks, stopping and resuming.
+
+The paper's scheme (001, Algorithm 1): random minibatches, a few NCG iterations on each, conjugacy
+restarted at every batch. First-order methods run on the same batches with the same exact gradient.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import threading as _threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from dataclasses import field as entry
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array, array_namespace, to_host
+from snode.io import load_arrays, save_arrays
+from snode.ode.problems import check_choice
+from snode.results import ModelFormatError, NcgResult, Status, TrainResult
+from snode.training.costs import Cost
+from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
+from snode.training.gradients import check_data
+from snode.training.hotpath import Workspace, check_threads
+from snode.training.innerproducts import InnerProduct, as_inner_product
+from snode.training.ncg import CG_RULES, Memory, NonFiniteCostError, make_problem, minimize
+from snode.predict import accuracy
+
+__all__ = ["TrainState", "train"]
+
+_log = logging.getLogger("snode")
+
+METHODS = ("ncg", *FIRST_ORDER)
+MAX_SKIPPED = 10
+HISTORY = ("epoch", "cost", "cost_after", "step", "grad_norm", "capped", "restarted")
+EVALUATIONS = ("epoch", "train_accuracy", "test_accuracy")
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What a callback sees after each minibatch.
+
+    Attributes
+    ----------
+    batch, n_batches : int
+        Minibatches done and planned.
+    epoch : float
+        Epochs done.
+    cost, cost_after, step, grad_norm : float
+        As in `TrainResult.history`.
+    train_accuracy, test_accuracy : float
+        Of the last evaluation; NaN before the first.
+    field : VectorField
+        The field after the batch. Its arrays are reused by the next batch: copy what you keep.
+    """
+
+    batch: int
+    n_batches: int
+    epoch: float
+    cost: float
+    cost_after: float
+    step: float
+    grad_norm: float
+    train_accuracy: float
+    test_accuracy: float
+    field: Any = entry(repr=False)
+
+
+def train(
+    field: Any,
+    data: Any,
+    cost: Cost | None = None,
+    *,
+    method: str = "ncg",
+    inner: str | InnerProduct | None = None,
+    rule: str = "FR",
+    epochs: float = 1.0,
+    batch_size: int = 100,
+    n_iter: int = 6,
+    learning_rate: float | None = None,
+    restart: bool = True,
+    rng: Any = None,
+    threads: int | None = None,
+    callback: Callable[[TrainState], object] | None = None,
+    eval_every: float | None = None,
+    eval_samples: int | None = 10_000,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> TrainResult:
+    """Train a field on minibatches.
+
+    Parameters
+    ----------
+    field : VectorField
+        Start; it is not changed.
+    data : Dataset or tuple
+        A `snode.datasets.Dataset`, or ``(x, y)``, or ``(x, y, x_test, y_test)`` with x of shape
+        (n, m), one column a sample, and integer labels (m,) or targets (n, m).
+    cost : Cost, optional
+        Default: squared distance to one-hot targets, with the classes of the data.
+    method : {"ncg", "sgd", "momentum", "rmsprop", "adam"}, optional
+    inner : {"l2", "h1", "euclidean"} or InnerProduct, optional
+        Metric of the gradient. Default "l2" for NCG and "euclidean" (plain partial derivatives,
+        as in deep learning) for the first-order methods.
+    rule : str, optional
+        CG rule, for ``method="ncg"``; see `ncg`.
+    epochs : float, optional
+        May be fractional.
+    batch_size : int, optional
+        Samples in a minibatch; each epoch is a random partition of the data.
+    n_iter : int, optional
+        Iterations on each minibatch.
+    learning_rate : float, optional
+        For the first-order methods; NCG has none.
+    restart : bool, optional
+        Restart conjugacy at every minibatch, as the paper does; False continues.
+    rng : seed or numpy.random.Generator, optional
+        Decides the minibatches.
+    threads : int, optional
+        Worker threads; default all cores.
+    callback : callable, optional
+        Called with a `TrainState` after each minibatch; stops if it returns True.
+    eval_every : float, optional
+        Evaluate accuracy every so many epochs; always at the end.
+    eval_samples : int, optional
+        Number of training and of test samples to evaluate on (the first ones); None for all.
+    checkpoint : path, optional
+        File that is written at every evaluation, when the run is stopped, and at the end.
+    resume : bool, optional
+        Continue from `checkpoint` if it exists. The result is bit-identical to a run that was not
+        interrupted (same options, data, number of threads); `epochs` may be larger.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; names the argument.
+    ModelFormatError
+        If the checkpoint is damaged or belongs to another run.
+
+    Notes
+    -----
+    Ctrl-C ends the run after the current minibatch, writes the checkpoint and returns the result
+    with ``status=STOPPED``; a second Ctrl-C interrupts at once. A minibatch whose cost is not
+    finite at its start is skipped and counted in the message.
+
+    References
+    ----------
+    .. [1] Jaroudi et al., arXiv 2205.13933, section 5 and Algorithm 1.
+
+    Examples
+    --------
+    >>> import snode
+    >>> x, y = snode.datasets.two_moons(200, rng=0)
+    >>> field = snode.StandaloneField.random(2, 3.0, 20, rng=0)
+    >>> result = snode.train(field, (x, y), snode.Cost(n_classes=2), epochs=3, batch_size=50, rng=0)
+    >>> result.n_batches
+    12
+    """
+    split = _as_split(data)
+    if cost is None:
+        cost = Cost(n_classes=split.n_classes)
+    options = _Options(
+        method=method, rule=rule, epochs=float(epochs), batch_size=batch_size, n_iter=n_iter,
+        learning_rate=learning_rate, restart=bool(restart), threads=check_threads(threads),
+    )  # fmt: skip
+    options.check()
+    check_data(field, split.x[:, :1], split.y[..., :1])
+    cost.at(field, split.y)
+    if inner is None:
+        inner = "l2" if method == "ncg" else "euclidean"
+    run = _Training(field, split, cost, options, as_inner_product(inner, field), rng)
+    run.eval_every, run.eval_samples = eval_every, eval_samples
+    if resume and checkpoint is None:
+        raise ValueError("checkpoint must be given to resume from it")
+    if resume and Path(str(checkpoint)).exists():
+        run.restore(Path(str(checkpoint)))
+    return run.go(callback, None if checkpoint is None else Path(checkpoint))
+
+
+@dataclass(frozen=True)
+class _Options:
+    method: str
+    rule: str
+    epochs: float
+    batch_size: int
+    n_iter: int
+    learning_rate: float | None
+    restart: bool
+    threads: int
+
+    def check(self) -> None:
+        check_choice("method", self.method, METHODS)
+        check_choice("rule", self.rule, tuple(CG_RULES))
+        for name in ("batch_size", "n_iter"):
+            value = getattr(self, name)
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        if not (math.isfinite(self.epochs) and self.epochs > 0):
+            raise ValueError(f"epochs must be positive and finite; got {self.epochs!r}")
+        rate = self.learning_rate
+        if self.method == "ncg" and rate is not None:
+            raise ValueError("learning_rate is for the first-order methods; NCG has none")
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"learning_rate must be positive and finite; got {rate!r}")
+
+
+@dataclass(frozen=True)
+class _Split:
+    x: Array
+    y: Array
+    x_test: Array | None
+    y_test: Array | None
+    n_classes: int
+
+
+def _as_split(data: Any) -> _Split:
+    if hasattr(data, "x_train"):
+        return _Split(data.x_train, data.y_train, data.x_test, data.y_test, data.n_classes or 2)
+    if not (isinstance(data, tuple | list) and len(data) in (2, 4)):
+        raise TypeError("data must be a Dataset, (x, y) or (x, y, x_test, y_test)")
+    x, y, x_test, y_test = (*data, None, None)[:4]
+    if not hasattr(y, "ndim"):
+        raise TypeError("data must hold arrays: y is not an array")
+    labels = y.ndim == 1 and y.size and y.dtype.kind in "iu"
+    return _Split(x, y, x_test, y_test, max(2, int(y.max()) + 1) if labels else 2)
+
+
+class _Training:
+    """The state of a training run between two minibatches."""
+
+    def __init__(
+        self,
+        field: Any,
+        split: _Split,
+        cost: Cost,
+        options: _Options,
+        inner: InnerProduct,
+        rng: Any,
+    ) -> None:
+        self.field, self.split, self.cost, self.options = field, split, cost, options
+        self.inner = inner
+        self.rng = np.random.default_rng(rng)
+        self.eval_every: float | None = None
+        self.eval_samples: int | None = None
+        self.m = int(split.x.shape[1])
+        self.per_epoch = math.ceil(self.m / min(options.batch_size, self.m))
+        self.n_batches = max(1, round(options.epochs * self.per_epoch))
+        self.order = np.empty(0, np.int64)
+        self.batch = self.skipped = self.skipped_in_row = 0
+        self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
+        self.evaluations: dict[str, list[float]] = {name: [] for name in EVALUATIONS}
+        self.memory = Memory()
+        self.optimizer: FirstOrderOptimizer | None = None
+        if options.method != "ncg":
+            self.optimizer = FirstOrderOptimizer(
+                options.method, options.learning_rate, field.parameters
+            )
+        self.problem: Any = None
+        self.carried: dict[str, dict[str, Array]] = {}
+
+    @property
+    def epoch(self) -> float:
+        return self.batch / self.per_epoch
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def go(
+        self, callback: Callable[[TrainState], object] | None, checkpoint: Path | None
+    ) -> TrainResult:
+        status = Status.SUCCESS
+        with _interrupt_flag() as interrupted:
+            while self.batch < self.n_batches:
+                self._one_batch()
+                due = self._evaluation_due()
+                if due:
+                    self._evaluate()
+                    if checkpoint is not None:
+                        self.write(checkpoint)
+                if callback is not None and callback(self._state()) or interrupted():
+                    status = Status.STOPPED
+                    break
+                if self.skipped_in_row >= MAX_SKIPPED:
+                    status = Status.NONFINITE_RHS
+                    break
+        if not self.evaluations["epoch"] or self.evaluations["epoch"][-1] != self.epoch:
+            # not for the checkpoint: a resumed run must not see an evaluation of an interruption
+            if checkpoint is not None and self.batch < self.n_batches:
+                self.write(checkpoint)
+                checkpoint = None
+            self._evaluate()
+        if checkpoint is not None:
+            self.write(checkpoint)
+        return self._result(status)
+
+    def _one_batch(self) -> None:
+        index = self._next_indices()
+        xp = array_namespace(self.split.x)
+        index = xp.asarray(index)
+        x = xp.ascontiguousarray(xp.take(self.split.x, index, axis=1))
+        y = xp.take(self.split.y, index, axis=-1)
+        self.batch += 1
+        try:
+            row = self._ncg(x, y) if self.optimizer is None else self._first_order(x, y)
+        except NonFiniteCostError:
+            self.skipped += 1
+            self.skipped_in_row += 1
+            row = dict.fromkeys(HISTORY, math.nan)
+            _log.warning("minibatch %d skipped: its cost is not finite", self.batch)
+        else:
+            self.skipped_in_row = 0
+        for name in HISTORY:
+            self.history[name].append(self.epoch if name == "epoch" else float(row[name]))
+
+    def _next_indices(self) -> np.ndarray[Any, Any]:
+        position = self.batch % self.per_epoch
+        if position == 0:
+            self.order = self.rng.permutation(self.m)
+        size = self.options.batch_size
+        return self.order[position * size : (position + 1) * size]
+
+    def _problem(self, x: Array, y: Array) -> Any:
+        if self.problem is None:
+            keep = self.optimizer is None and CG_RULES[self.options.rule].needs_previous
+            self.problem = make_problem(
+                self.field, x, y, self.cost, self.inner, keep,
+                workspace=Workspace(self.options.threads),
+            )  # fmt: skip
+            if self.carried:
+                self.problem.restore(self.carried.get("d", {}), self.carried.get("g", {}))
+                self.carried = {}
+        else:
+            self.problem.set_data(self.field, x, y)
+        return self.problem
+
+    def _ncg(self, x: Array, y: Array) -> dict[str, float]:
+        problem = self._problem(x, y)
+        if self.options.restart:
+            problem.forget()
+            self.memory = Memory()
+        result: NcgResult = minimize(
+            problem, rule=self.options.rule, n_iter=self.options.n_iter, memory=self.memory
+        )
+        self.field = result.field
+        h = result.history
+        return {
+            "cost": h.cost[0],
+            "cost_after": result.fun,
+            "step": h.step[-1] if result.nit else math.nan,
+            "grad_norm": h.grad_norm[0] if result.nit else 0.0,
+            "capped": int(h.capped.sum()),
+            "restarted": int(h.restarted.sum()),
+        }
+
+    def _first_order(self, x: Array, y: Array) -> dict[str, float]:
+        assert self.optimizer is not None
+        problem = self._problem(x, y)
+        costs, norms = [], []
+        for _ in range(self.options.n_iter):
+            costs.append(problem.direct())
+            if not math.isfinite(costs[-1]):
+                break
+            problem.forget()
+            norms.append(math.sqrt(problem.gradient().gg))
+            steps = self.optimizer.steps(problem.g)
+            theta = {name: p + steps[name] for name, p in problem.trial.parameters.items()}
+            problem.trial = problem.trial.with_parameters(**theta)
+        costs.append(problem.direct())
+        if not math.isfinite(costs[-1]):  # keep the field from before this batch
+            raise NonFiniteCostError(costs[-1])
+        self.field = problem.base = problem.best = problem.trial
+        return {
+            "cost": costs[0],
+            "cost_after": costs[-1],
+            "step": self.optimizer.learning_rate,
+            "grad_norm": norms[0],
+            "capped": 0,
+            "restarted": 0,
+        }
+
+    # --- evaluation and results -----------------------------------------------------------------
+
+    def _evaluation_due(self) -> bool:
+        if self.batch == self.n_batches:
+            return True
+        if self.eval_every is None:
+            return False
+        every = max(1, round(self.eval_every * self.per_epoch))
+        return self.batch % every == 0
+
+    def _evaluate(self) -> None:
+        s = self.split
+        self.evaluations["epoch"].append(self.epoch)
+        self.evaluations["train_accuracy"].append(self._accuracy(s.x, s.y))
+        self.evaluations["test_accuracy"].append(self._accuracy(s.x_test, s.y_test))
+
+    def _accuracy(self, x: Array | None, y: Array | None) -> float:
+        if x is None or y is None or y.ndim != 1:
+            return math.nan
+        first = slice(self.eval_samples)
+        return accuracy(self.field, x[:, first], y[first], n_classes=self.cost.n_classes)
+
+    def _state(self) -> TrainState:
+        last = {k: v[-1] for k, v in self.history.items()}
+        scores = {k: v[-1] if v else math.nan for k, v in self.evaluations.items()}
+        return TrainState(
+            self.batch, self.n_batches, self.epoch, last["cost"], last["cost_after"],
+            last["step"], last["grad_norm"], scores["train_accuracy"], scores["test_accuracy"],
+            self.field,
+        )  # fmt: skip
+
+    def _result(self, status: Status) -> TrainResult:
+        message = {
+            Status.SUCCESS: f"{self.batch} minibatches done",
+            Status.STOPPED: f"stopped after {self.batch} of {self.n_batches} minibatches",
+            Status.NONFINITE_RHS: f"{MAX_SKIPPED} minibatches in a row had a cost that is not finite",
+        }[status]
+        if self.skipped:
+            message += f", {self.skipped} skipped because their cost was not finite"
+        return TrainResult(
+            self.field,
+            {name: np.array(values) for name, values in self.history.items()},
+            {name: np.array(values) for name, values in self.evaluations.items()},
+            status,
+            message,
+            self.batch,
+            self.epoch,
+        )
+
+    # --- checkpoints ----------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a resumed run to be the same run."""
+        options = {k: v for k, v in asdict(self.options).items() if k != "epochs"}
+        # not the dtype of y: an int32 label file is the same data as an int64 one
+        y = np.ascontiguousarray(to_host(self.split.y)[..., :10_000], dtype=np.float64)
+        x = np.ascontiguousarray(to_host(self.split.x[:, :100]))
+        return options | {
+            "inner": repr(self.inner),
+            "cost": asdict(self.cost),
+            "field": repr(self.field),
+            "data": [self.m, zlib.crc32(y.tobytes()), zlib.crc32(x.tobytes())],
+        }
+
+    def write(self, path: Path) -> None:
+        """Write everything that the rest of the run depends on."""
+        arrays = {f"theta {k}": to_host(v) for k, v in self.field.parameters.items()}
+        arrays["order"] = self.order
+        for group, table in (("history", self.history), ("evaluation", self.evaluations)):
+            arrays |= {f"{group} {k}": np.array(v, dtype=np.float64) for k, v in table.items()}
+        if self.optimizer is not None:
+            for name, slots in self.optimizer.state.items():
+                arrays |= {f"slot {s} {name}": to_host(v) for s, v in slots.items()}
+        elif not self.options.restart and self.problem is not None:
+            for group, table in self.problem.carry().items():
+                arrays |= {f"carry {group} {k}": to_host(v) for k, v in table.items()}
+        header = {
+            "identity": self._identity(),
+            "batch": self.batch,
+            "skipped": [self.skipped, self.skipped_in_row],
+            "count": self.optimizer.count if self.optimizer else 0,
+            "memory": [float.hex(self.memory.gg_old), float.hex(self.memory.gd_old)],
+            "rng": json.dumps(self.rng.bit_generator.state),
+        }
+        save_arrays(path, arrays, {"kind": "snode checkpoint", **header})
+
+    def restore(self, path: Path) -> None:
+        """Continue from a file written by `write`."""
+        arrays, header = load_arrays(path)
+        if header.get("kind") != "snode checkpoint":
+            raise ModelFormatError(f"{path} is not a checkpoint of a training run")
+        self._check_identity(path, header)
+        try:
+            self._restore(arrays, header)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelFormatError(f"{path} is damaged: {error}") from error
+
+    def _check_identity(self, path: Path, header: dict[str, Any]) -> None:
+        ours, theirs = self._identity(), header.get("identity", {})
+        different = [k for k in ours if json.loads(json.dumps(ours[k])) != theirs.get(k)]
+        if different:
+            k = different[0]
+            raise ModelFormatError(
+                f"{path} belongs to another run: {k} is {theirs.get(k)!r} there and {ours[k]!r} here"
+            )
+
+    def _restore(self, arrays: dict[str, Array], header: dict[str, Any]) -> None:
+        xp = array_namespace(self.split.x)
+
+        def group(prefix: str) -> dict[str, Array]:
+            return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+
+        theta = {k: xp.asarray(v) for k, v in group("theta ").items()}
+        self.field = self.field.with_parameters(**theta)
+        self.order = to_host(arrays["order"])
+        self.batch = int(header["batch"])
+        self.skipped, self.skipped_in_row = map(int, header["skipped"])
+        self.history = {k: list(map(float, arrays[f"history {k}"])) for k in HISTORY}
+        self.evaluations = {k: list(map(float, arrays[f"evaluation {k}"])) for k in EVALUATIONS}
+        self.memory = Memory(*map(float.fromhex, header["memory"]))
+        self.rng.bit_generator.state = json.loads(header["rng"])
+        if self.optimizer is not None:
+            self.optimizer.count = int(header["count"])
+            for name, slots in self.optimizer.state.items():
+                self.optimizer.state[name] = {
+                    s: xp.asarray(arrays[f"slot {s} {name}"]) for s in slots
+                }
+        self.carried = {
+            g: {k: xp.asarray(v) for k, v in group(f"carry {g} ").items()} for g in ("d", "g")
+        }
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag; the second interrupts as usual."""
+    if _threading.current_thread() is not _threading.main_thread():
+        yield lambda: False
+        return
+    hit = False
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handler(*_: Any) -> None:
+        nonlocal hit
+        hit = True
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: hit
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,378 @@
+r"""Nonlinear conjugate gradients in a chosen inner product, with no learning rate.
+
+The gradient comes from the adjoint problem, the step length from the sensitivity problem: the cost
+along the direction, with x(T) linearised in the step, has an increasing derivative phi, whose root
+is the step (paper 001, section 4 and appendix B).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field as entry
+from typing import Any, Protocol
+
+import numpy as np
+
+from snode.backend import Array
+from snode.ode.problems import check_choice
+from snode.results import NcgHistory, NcgResult, Status
+from snode.training.costs import Cost, LineModel
+from snode.training.gradients import Dots, FieldProblem
+from snode.training.innerproducts import InnerProduct
+
+__all__ = ["CG_RULES", "CgRule", "CgTerms", "NcgState", "minimize", "ncg"]
+
+_log = logging.getLogger("snode")
+
+TRUST = 1.0
+"""With cross entropy a step may move x(T) by this many times 1 + rms |x(T)|."""
+
+MAX_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class CgTerms:
+    """Numbers that a conjugate coefficient may use; `_old` is the previous iteration.
+
+    ``gg`` = <g,g>, ``g_old`` = <g,g_old>, ``gd`` = <g,d_old>, ``gg_old`` = <g_old,g_old>,
+    ``gd_old`` = <g_old,d_old>.
+    """
+
+    gg: float
+    g_old: float
+    gd: float
+    gg_old: float
+    gd_old: float
+
+
+@dataclass(frozen=True)
+class CgRule:
+    """An entry of the table of rules.
+
+    Attributes
+    ----------
+    beta : callable
+        Conjugate coefficient from `CgTerms`.
+    needs_previous : bool
+        Whether it uses <g, g_old>, and so the previous gradient must be kept.
+    reference : str
+    """
+
+    beta: Callable[[CgTerms], float]
+    needs_previous: bool
+    reference: str
+
+
+def _fletcher_reeves(c: CgTerms) -> float:
+    return c.gg / c.gg_old
+
+
+def _polak_ribiere(c: CgTerms) -> float:
+    return (c.gg - c.g_old) / c.gg_old
+
+
+def _fr_pr(c: CgTerms) -> float:
+    fr = _fletcher_reeves(c)
+    return max(-fr, min(fr, _polak_ribiere(c)))
+
+
+CG_RULES: dict[str, CgRule] = {
+    "FR": CgRule(_fletcher_reeves, False, "Fletcher and Reeves 1964"),
+    "PR+": CgRule(lambda c: max(0.0, _polak_ribiere(c)), True, "Nocedal and Wright, (5.45)"),
+    "FR-PR": CgRule(_fr_pr, True, "Gilbert and Nocedal; Nocedal and Wright, (5.48)"),
+    "HS": CgRule(
+        lambda c: (c.gg - c.g_old) / (c.gd - c.gd_old), True, "Hestenes and Stiefel 1952"
+    ),
+    "DY": CgRule(lambda c: c.gg / (c.gd - c.gd_old), False, "Dai and Yuan 1999"),
+    "SD": CgRule(lambda c: 0.0, False, "steepest descent"),
+}
+
+
+class NcgProblem(Protocol):
+    """All that the iteration asks of a problem; see `FieldProblem`."""
+
+    base: Any
+    trial: Any
+    best: Any
+
+    def direct(self) -> float: ...
+    def gradient(self) -> Dots: ...
+    def set_direction(self, beta: float) -> None: ...
+    def line(self) -> LineModel: ...
+    def move(self, step: float) -> None: ...
+    def accept(self, *, is_best: bool) -> None: ...
+
+
+class NonFiniteCostError(ArithmeticError):
+    """The cost at the start of a run is NaN or infinite, so there is nothing to descend from."""
+
+    def __init__(self, cost: float) -> None:
+        super().__init__(
+            f"the cost at the start is {cost}: the direct problem or the cost overflows; start "
+            "from smaller weights or a smaller T"
+        )
+
+
+@dataclass
+class Memory:
+    """What conjugacy remembers from one iteration to the next (also across minibatches)."""
+
+    gg_old: float = 0.0
+    gd_old: float = 0.0
+
+
+@dataclass(frozen=True)
+class NcgState:
+    """What a callback sees after each iteration."""
+
+    nit: int
+    cost: float
+    step: float
+    beta: float
+    slope: float
+    grad_norm: float
+    capped: bool
+    field: Any = entry(repr=False)
+
+
+def ncg(
+    field: Any,
+    x: Array,
+    y: Array,
+    cost: Cost | None = None,
+    *,
+    inner: str | InnerProduct = "l2",
+    rule: str = "FR",
+    n_iter: int = 6,
+    threads: int | None = None,
+    callback: Callable[[NcgState], object] | None = None,
+) -> NcgResult:
+    """Minimise the cost over the parameters of a field by nonlinear conjugate gradients.
+
+    Parameters
+    ----------
+    field : VectorField
+        Start. It is not changed.
+    x : array (n, m)
+        Inputs, one column a sample.
+    y : integer array (m,) or array (n, m)
+        Labels or targets.
+    cost : Cost, optional
+        Default ``Cost()``: the squared distance to one-hot targets of 10 classes.
+    inner : {"l2", "h1"} or InnerProduct, optional
+        Metric of the gradient; "h1" is the Sobolev gradient with length 1.
+    rule : {"FR", "PR+", "FR-PR", "HS", "DY", "SD"}, optional
+        Conjugate coefficient.
+    n_iter : int, optional
+        Number of iterations.
+    threads : int, optional
+        Worker threads of the CPU path for `StandaloneField`; default all cores.
+    callback : callable, optional
+        Called with an `NcgState` after each iteration; stops if it returns True.
+
+    Returns
+    -------
+    NcgResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; names the argument.
+    NonFiniteCostError
+        If the cost at the start is not finite.
+
+    Notes
+    -----
+    Safeguards, each counted in the result, none of which changes an iteration that needs none:
+    the direction is reset to -g when it does not descend; a step without a finite root of phi, or
+    which would move x(T) beyond ``TRUST * (1 + rms|x(T)|)``, is capped there and accepted only if
+    the true cost falls, halving otherwise; a step to a non-finite cost is halved in the same way;
+    the best iterate is returned.
+
+    References
+    ----------
+    .. [1] Jaroudi et al., arXiv 2205.13933, section 4 and Algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> field = snode.StandaloneField.random(3, 1.0, 10, rng=0)
+    >>> x, y = np.eye(3), np.array([2, 0, 1])
+    >>> result = snode.ncg(field, x, y, snode.Cost(n_classes=3), n_iter=20)
+    >>> bool(result.fun < 0.01 * result.history.cost[0])
+    True
+    """
+    check_choice("rule", rule, tuple(CG_RULES))
+    keep = CG_RULES[rule].needs_previous
+    problem = make_problem(field, x, y, cost or Cost(), inner, keep, threads)
+    return minimize(problem, rule=rule, n_iter=n_iter, callback=callback)
+
+
+def make_problem(
+    field: Any,
+    x: Array,
+    y: Array,
+    cost: Cost,
+    inner: str | InnerProduct,
+    keep_gradient: bool,
+    threads: int | None = None,
+    workspace: Any = None,
+) -> NcgProblem:
+    """Return the fast problem where it applies, else the generic one."""
+    from snode.training.hotpath import EulerProblem
+
+    if EulerProblem.applies_to(field, x):
+        return EulerProblem(
+            field, x, y, cost, inner,
+            keep_gradient=keep_gradient, threads=threads, workspace=workspace,
+        )  # fmt: skip
+    return FieldProblem(field, x, y, cost, inner, keep_gradient=keep_gradient)
+
+
+def minimize(
+    problem: NcgProblem,
+    *,
+    rule: str = "FR",
+    n_iter: int = 6,
+    callback: Callable[[NcgState], object] | None = None,
+    memory: Memory | None = None,
+) -> NcgResult:
+    """Run the iteration on anything that follows `NcgProblem`.
+
+    `memory` carries conjugacy on from an earlier run on the same problem's direction.
+    """
+    check_choice("rule", rule, tuple(CG_RULES))
+    if int(n_iter) != n_iter or n_iter < 1:
+        raise ValueError(f"n_iter must be a positive integer; got {n_iter!r}")
+    run = _Run(problem, CG_RULES[rule], memory or Memory())
+    status = Status.SUCCESS
+    for _ in range(n_iter):
+        stop = run.iterate()
+        if stop is not None:
+            status = stop
+            break
+        if callback is not None and callback(run.state()):
+            status = Status.STOPPED
+            break
+    return run.result(status)
+
+
+class _Run:
+    """One run of the iteration: the current numbers and the history."""
+
+    def __init__(self, problem: NcgProblem, rule: CgRule, memory: Memory) -> None:
+        self.problem, self.rule, self.memory = problem, rule, memory
+        self.nfev = 1
+        self.cost = problem.direct()
+        if not math.isfinite(self.cost):
+            raise NonFiniteCostError(self.cost)
+        self.best = self.cost
+        self.costs = [self.cost]
+        self.rows: list[dict[str, Any]] = []
+
+    def iterate(self) -> Status | None:
+        """Do one iteration; return a status if it cannot go on."""
+        dots = self.problem.gradient()
+        if not math.isfinite(dots.gg):
+            return Status.NO_DESCENT
+        if dots.gg == 0:
+            return Status.CONVERGED
+        beta = self._beta(dots)
+        line = self._line(beta)
+        restarted = beta != 0 and not line.slope < 0
+        if restarted:
+            beta, line = 0.0, self._line(0.0)
+        step = self._step(line)
+        if step is None and beta != 0:
+            restarted, beta, line = True, 0.0, self._steepest_again()
+            step = self._step(line)
+        if step is None:
+            return Status.NO_DESCENT
+        self.rows.append(
+            {"beta": beta, "slope": line.slope, "grad_norm": math.sqrt(dots.gg)}
+            | {"restarted": restarted}
+            | step
+        )
+        self.costs.append(self.cost)
+        self.memory.gg_old, self.memory.gd_old = dots.gg, line.slope
+        return None
+
+    def _line(self, beta: float) -> LineModel:
+        self.problem.set_direction(beta)
+        return self.problem.line()
+
+    def _beta(self, dots: Dots) -> float:
+        old = self.memory
+        if old.gg_old == 0:
+            return 0.0
+        terms = CgTerms(dots.gg, dots.g_old, dots.gd, old.gg_old, old.gd_old)
+        try:
+            beta = self.rule.beta(terms)
+        except ZeroDivisionError:
+            return 0.0
+        return beta if math.isfinite(beta) else 0.0
+
+    def _step(self, line: LineModel) -> dict[str, Any] | None:
+        """Move along the direction; None (and nothing moved) if no step lowers the cost."""
+        if not line.slope < 0:
+            return None
+        step, capped = line.minimizer(TRUST)
+        new = self._try(step)
+        must_fall = capped or not math.isfinite(new)
+        halvings = 0
+        while must_fall and not new < self.cost:
+            if halvings == MAX_HALVINGS:
+                self._try(0.0)
+                return None
+            step, halvings = step / 2, halvings + 1
+            new = self._try(step)
+        self.problem.accept(is_best=new < self.best)
+        self.cost, self.best = new, min(new, self.best)
+        return {"step": step, "capped": must_fall, "halvings": halvings}
+
+    def _try(self, step: float) -> float:
+        self.problem.move(step)
+        self.nfev += 1
+        return self.problem.direct()
+
+    def _steepest_again(self) -> LineModel:
+        # `_step` put the trajectory back to the base, so its gradient is still the right one
+        return self._line(0.0)
+
+    def state(self) -> NcgState:
+        row = self.rows[-1]
+        return NcgState(
+            len(self.rows), self.cost, row["step"], row["beta"], row["slope"],
+            row["grad_norm"], row["capped"], self.problem.base,
+        )  # fmt: skip
+
+    def result(self, status: Status) -> NcgResult:
+        columns = {
+            name: np.array([row[name] for row in self.rows], dtype=dtype)
+            for name, dtype in _COLUMNS.items()
+        }
+        history = NcgHistory(cost=np.array(self.costs), **columns)
+        nit = len(self.rows)
+        message = {
+            Status.SUCCESS: f"{nit} iterations done",
+            Status.STOPPED: f"stopped by the callback after {nit} iterations",
+            Status.CONVERGED: f"the gradient vanished after {nit} iterations",
+            Status.NO_DESCENT: f"no step lowers the cost after {nit} iterations",
+        }[status]
+        _log.debug("ncg: %s", message)
+        return NcgResult(self.problem.best, self.best, history, status, message, nit, self.nfev)
+
+
+_COLUMNS: dict[str, Any] = {
+    "step": float,
+    "beta": float,
+    "slope": float,
+    "grad_norm": float,
+    "capped": bool,
+    "restarted": bool,
+    "halvings": int,
+}
