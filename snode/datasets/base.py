@@ -1,0 +1,255 @@
+"""`Dataset`, what every loader returns, and `train_test_split`, which makes one from arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array, array_namespace, is_array, to_host
+from snode.datasets.encoding import AS_IS, check_encoding, decode
+
+__all__ = ["Dataset", "train_test_split"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Training and test data, one column per sample.
+
+    Parameters
+    ----------
+    x_train : (n, m) float array
+        Features; column j is sample j.
+    y_train : (m,) integer array, or (k, m) float array
+        Class labels 0, ..., n_classes - 1, or the targets of a regression.
+    x_test, y_test : arrays or None
+        The same for the test set, (n, m_test) and (m_test,) or (k, m_test). Both or neither.
+    n_classes : int, default 0
+        Number of classes. 0 means: largest label + 1 (and stays 0 for float targets).
+    encoding : (float, float), default (0.0, 1.0)
+        Value of the background and value of the ink in `x_train`; see `decode`.
+    name : str, default ""
+        What the data is called in messages and plots.
+    image_shape : (int, int) or None
+        Height and width if a column is an image stored row by row.
+    classes : (n_classes,) NumPy array or None
+        ``classes[label]`` is the label as the file spelled it.
+
+    Raises
+    ------
+    ValueError
+        If shapes, counts or labels do not fit together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from snode.datasets import Dataset
+    >>> Dataset(np.zeros((2, 3)), np.array([0, 1, 1]), name="tiny")
+    Dataset('tiny': 2 features, 3 training + 0 test samples, 2 classes, float64)
+    """
+
+    x_train: Array
+    y_train: Array
+    x_test: Array | None = None
+    y_test: Array | None = None
+    n_classes: int = 0
+    encoding: tuple[float, float] = AS_IS
+    name: str = ""
+    image_shape: tuple[int, int] | None = None
+    classes: np.ndarray[Any, Any] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoding", check_encoding(self.encoding))
+        _check_pair(self.x_train, self.y_train, "train")
+        if (self.x_test is None) != (self.y_test is None):
+            raise ValueError("x_test and y_test must both be given, or neither")
+        if self.x_test is not None:
+            _check_pair(self.x_test, self.y_test, "test")
+            _check_test_fits(self.x_train, self.y_train, self.x_test, self.y_test)
+        object.__setattr__(self, "n_classes", _checked_n_classes(self))
+        _check_descriptions(self)
+
+    def __repr__(self) -> str:
+        n, m = self.x_train.shape
+        m_test = 0 if self.x_test is None else self.x_test.shape[1]
+        kind = f"{self.n_classes} classes" if self.n_classes else f"{len(self.y_train)} targets"
+        return (
+            f"Dataset({self.name!r}: {n} features, {m} training + {m_test} test samples, "
+            f"{kind}, {self.x_train.dtype})"
+        )
+
+    def decode(self, x: Array) -> Array:
+        """Return pixel intensities in [0, 1] (0 background, 1 ink) of encoded values.
+
+        Parameters
+        ----------
+        x : array of any shape
+            Values in the encoding of this data set, e.g. some columns of `x_train`.
+
+        Returns
+        -------
+        array
+            ``(x - lo) / (hi - lo)`` with ``(lo, hi) = encoding``; same shape and float dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from snode.datasets import Dataset
+        >>> data = Dataset(np.array([[0.0, -1.0]]), np.array([0, 1]), encoding=(0.0, -1.0))
+        >>> data.decode(data.x_train)
+        array([[0., 1.]])
+        """
+        return decode(x, self.encoding)
+
+    def split(self, test_fraction: float = 0.25, *, rng: Any = None) -> Dataset:
+        """Return the same data with a random part of the training samples as its test set.
+
+        Parameters
+        ----------
+        test_fraction : float, default 0.25
+            Part of the samples that goes to the test set, strictly between 0 and 1.
+        rng : None, int or numpy.random.Generator
+            Seed of the random choice.
+
+        Raises
+        ------
+        ValueError
+            If there is a test set already, or one of the two parts would be empty.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from snode.datasets import Dataset
+        >>> Dataset(np.zeros((2, 8)), np.arange(8) % 2).split(0.25, rng=0)
+        Dataset('': 2 features, 6 training + 2 test samples, 2 classes, float64)
+        """
+        if self.x_test is not None:
+            raise ValueError(f"data set {self.name!r} has a test set already")
+        parts = _split_columns(self.x_train, self.y_train, test_fraction, rng)
+        names = ("x_train", "y_train", "x_test", "y_test")
+        return dataclasses.replace(self, **dict(zip(names, parts, strict=True)))
+
+
+def train_test_split(
+    x: Array, y: Array, *, test_fraction: float = 0.25, rng: Any = None, name: str = ""
+) -> Dataset:
+    """Split samples at random into a training and a test set.
+
+    Parameters
+    ----------
+    x : (n, m) float array
+        One column per sample.
+    y : (m,) integer array or (k, m) float array
+        Labels 0, ..., C-1, or targets.
+    test_fraction : float, default 0.25
+        Part of the samples that goes to the test set, strictly between 0 and 1.
+    rng : None, int or numpy.random.Generator
+        Seed of the random choice.
+    name : str, default ""
+        Name of the data set.
+
+    Returns
+    -------
+    Dataset
+        With ``round(test_fraction * m)`` test samples.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or one of the two parts would be empty.
+
+    Examples
+    --------
+    >>> from snode.datasets import train_test_split, two_moons
+    >>> x, y = two_moons(100, rng=0)
+    >>> train_test_split(x, y, test_fraction=0.2, rng=1, name="moons")
+    Dataset('moons': 2 features, 80 training + 20 test samples, 2 classes, float64)
+    """
+    return Dataset(x, y, name=name).split(test_fraction, rng=rng)
+
+
+def _split_columns(
+    x: Array, y: Array, test_fraction: float, rng: Any
+) -> tuple[Array, Array, Array, Array]:
+    m = x.shape[1]
+    if not 0.0 < test_fraction < 1.0:
+        raise ValueError(f"test_fraction must be between 0 and 1; got {test_fraction!r}")
+    m_test = round(test_fraction * m)
+    if not 0 < m_test < m:
+        raise ValueError(
+            f"test_fraction={test_fraction} of {m} samples gives {m_test} test and "
+            f"{m - m_test} training samples; both must be at least 1"
+        )
+    xp = array_namespace(x, y)
+    order = np.random.default_rng(rng).permutation(m)
+    test, train = xp.asarray(order[:m_test]), xp.asarray(order[m_test:])
+    # take, not x[:, index]: the latter returns Fortran-ordered arrays.
+    return (
+        xp.take(x, train, axis=1),
+        xp.take(y, train, axis=-1),
+        xp.take(x, test, axis=1),
+        xp.take(y, test, axis=-1),
+    )
+
+
+def _check_pair(x: Array, y: Array, part: str) -> None:
+    for letter, value in (("x", x), ("y", y)):
+        if not is_array(value):
+            raise ValueError(f"{letter}_{part} must be an array; got {type(value).__name__}")
+    if x.ndim != 2 or 0 in x.shape or x.dtype.kind != "f":
+        raise ValueError(
+            f"x_{part} must be a non-empty float array of shape (n, m), one column per sample; "
+            f"got {x.dtype} of shape {x.shape}"
+        )
+    integer = y.dtype.kind in "iu"
+    if y.ndim != (1 if integer else 2) or not (integer or y.dtype.kind == "f"):
+        raise ValueError(
+            f"y_{part} must be integer labels of shape (m,) or float targets of shape (k, m); "
+            f"got {y.dtype} of shape {y.shape}"
+        )
+    m = x.shape[1]
+    if y.shape[-1] != m:
+        hint = f"; did you mean x_{part}.T?" if y.shape[-1] == x.shape[0] else ""
+        raise ValueError(
+            f"x_{part} has {m} columns (samples) but y_{part} has {y.shape[-1]} entries{hint}"
+        )
+
+
+def _check_test_fits(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> None:
+    n, n_test = x_train.shape[0], x_test.shape[0]
+    if n != n_test:
+        raise ValueError(f"x_test must have {n} rows (features) like x_train; got {n_test}")
+    if x_test.dtype != x_train.dtype:
+        raise ValueError(
+            f"x_train and x_test must have one dtype; got {x_train.dtype} and {x_test.dtype}"
+        )
+    same_kind = (y_train.dtype.kind == "f") == (y_test.dtype.kind == "f")
+    if not same_kind or y_train.shape[:-1] != y_test.shape[:-1]:
+        raise ValueError(
+            f"y_train and y_test must be of one kind; got {y_train.dtype} {y_train.shape} and "
+            f"{y_test.dtype} {y_test.shape}"
+        )
+
+
+def _checked_n_classes(data: Dataset) -> int:
+    if data.y_train.dtype.kind == "f":
+        if data.n_classes:
+            raise ValueError(f"float targets have no classes; got n_classes={data.n_classes}")
+        return 0
+    labels = [data.y_train] if data.y_test is None else [data.y_train, data.y_test]
+    low = min(int(y.min().item()) for y in labels)
+    high = max(int(y.max().item()) for y in labels)
+    n_classes = data.n_classes or high + 1
+    if low < 0 or high >= n_classes:
+        raise ValueError(f"labels must be integers 0, ..., {n_classes - 1}; found {low} to {high}")
+    return n_classes
+
+
+def _check_descriptions(data: Dataset) -> None:
+    n = data.x_train.shape[0]
+    if data.image_shape is not None and int(np.prod(data.image_shape)) != n:
+        raise ValueError(f"image_shape={data.image_shape} does not have {n} pixels")
+    if data.classes is not None and to_host(data.classes).shape != (data.n_classes,):
+        raise ValueError(f"classes must have {data.n_classes} entries; got {data.classes!r}")
