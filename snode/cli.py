@@ -1,0 +1,456 @@
+"""The command line: ``python -m snode train | evaluate | check | info``; no mathematics."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import snode
+from snode import datasets, runs
+from snode.fields.layer import StandaloneField
+from snode.results import Status
+
+app = typer.Typer(
+    help="Standalone neural ODEs: networks that are differential equations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+TOYS = ("two_moons", "spirals", "annulus", "broken_annulus", "swiss_roll")
+TOY_SAMPLES = 2000
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors into one line: exit code 2 for bad input, 1 for a run that failed."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            _fail(error, 2)
+        except ArithmeticError as error:
+            _fail(error, 1)
+        except KeyboardInterrupt:
+            _fail("interrupted", 1)
+
+    return wrapped
+
+
+def _fail(error: object, code: int) -> None:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        error = f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    err.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Everything that decides the numbers of a run; written to ``options.json``."""
+
+    data: str = "mnist"
+    encoding: tuple[float, float] | None = (0.0, -1.0)
+    activation: str = "relu"
+    depth: float = 3.0
+    n_layers: int = 150
+    interpolation: str = "constant"
+    scale: float | None = None
+    knots: int = 4
+    l2: float = 1.0
+    ce: float = 0.0
+    output: float = 0.0
+    decay: float = 0.0
+    method: str = "ncg"
+    inner: str | None = None
+    length: float = 1.0
+    rule: str = "FR"
+    epochs: float = 0.25
+    batch_size: int = 100
+    n_iter: int = 6
+    learning_rate: float | None = None
+    restart: bool = True
+    seed: int = 1
+    dtype: str = "float32"
+    threads: int | None = None
+    eval_every: float = 0.05
+    eval_samples: int = 2000
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4)
+
+
+D = TrainOptions()
+
+
+def _numbers(name: str, text: str, count: int | None = None) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise ValueError(f"{name} must be numbers separated by commas; got {text!r}") from None
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} must be {count} numbers separated by commas; got {text!r}")
+    return values
+
+
+def _activation(text: str) -> snode.Activation:
+    """Read "relu", or "elu:alpha=0.2" with parameters."""
+    name, _, rest = text.partition(":")
+    params = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"activation must look like elu:alpha=0.2; got {text!r}")
+        params[key] = _numbers("activation", value, 1)[0]
+    return snode.get_activation(name, **params)
+
+
+def _load_data(name: str, encoding: tuple[float, float] | None, dtype: str, seed: int) -> Any:
+    if name == "mnist":
+        return datasets.load_mnist(encoding=encoding or (0.0, -1.0), dtype=dtype)
+    if name in TOYS:
+        x, y = getattr(datasets, name)(TOY_SAMPLES, rng=seed, dtype=dtype)
+        return datasets.train_test_split(x, y, test_fraction=0.25, rng=seed, name=name)
+    if not Path(name).exists():
+        raise FileNotFoundError(
+            f"data {name!r} is neither a file or folder nor one of mnist, {', '.join(TOYS)}"
+        )
+    return datasets.load_dataset(name, encoding=encoding, dtype=dtype)
+
+
+# --- train --------------------------------------------------------------------------------------
+
+
+@app.command()
+@_friendly
+def train(
+    data: Annotated[str, typer.Option(help=f"mnist, {', '.join(TOYS)}, or a file (npz, IDX, mat, csv).")] = D.data,
+    encoding: Annotated[str, typer.Option(help="Values of background and ink, e.g. 0,-1; empty: as in the file.")] = "0,-1",
+    activation: Annotated[str, typer.Option(help="Name, or name:parameter=value (elu:alpha=0.2).")] = D.activation,
+    depth: Annotated[float, typer.Option(help="Length T of the depth interval.")] = D.depth,
+    n_layers: Annotated[int, typer.Option(help="Number K of depth cells (Euler steps).")] = D.n_layers,
+    interpolation: Annotated[str, typer.Option(help="Weights in depth: constant, linear, cubic.")] = D.interpolation,
+    scale: Annotated[float | None, typer.Option(help="Standard deviation of the first weights; default 1/n.")] = D.scale,
+    knots: Annotated[int, typer.Option(help="Depths at which the first weights are drawn.")] = D.knots,
+    l2: Annotated[float, typer.Option(help="Weight of the squared distance to the targets.")] = D.l2,
+    ce: Annotated[float, typer.Option(help="Weight of the cross entropy.")] = D.ce,
+    output: Annotated[float, typer.Option(help="Weight of the size of the output.")] = D.output,
+    decay: Annotated[float, typer.Option(help="Weight of the size of W and b.")] = D.decay,
+    method: Annotated[str, typer.Option(help="ncg, sgd, momentum, rmsprop, adam.")] = D.method,
+    inner: Annotated[str | None, typer.Option(help="l2, h1 (Sobolev gradient), euclidean; default l2 for ncg.")] = D.inner,
+    length: Annotated[float, typer.Option(help="Length of the Sobolev inner product, with --inner h1.")] = D.length,
+    rule: Annotated[str, typer.Option(help="CG rule: FR, PR+, FR-PR, HS, DY, SD.")] = D.rule,
+    epochs: Annotated[float | None, typer.Option(help="May be fractional.  [default: 0.25]", show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples in a minibatch.")] = D.batch_size,
+    n_iter: Annotated[int, typer.Option(help="Iterations on each minibatch.")] = D.n_iter,
+    learning_rate: Annotated[float | None, typer.Option(help="For the first-order methods only.")] = D.learning_rate,
+    restart: Annotated[bool, typer.Option(help="Restart conjugacy at every minibatch.")] = D.restart,
+    seed: Annotated[int, typer.Option(help="Decides first weights and minibatches.")] = D.seed,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = D.dtype,
+    threads: Annotated[int | None, typer.Option(help="Worker threads; default all cores.")] = D.threads,
+    eval_every: Annotated[float, typer.Option(help="Epochs between accuracy measurements and checkpoints.")] = D.eval_every,
+    eval_samples: Annotated[int, typer.Option(help="Samples of each set in those measurements.")] = D.eval_samples,
+    noise: Annotated[str, typer.Option(help="Noise levels of the final table, in units of the pixel range.")] = "0.1,0.2,0.4",
+    name: Annotated[str | None, typer.Option(help="Name of the folder of the run; default from options and time.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the folders of runs are.")] = Path("runs"),
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with; its options are used again (--epochs may be raised).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Train a standalone neural ODE; without options: 14x14 MNIST by conjugate gradients."""
+    if resume is not None:
+        options, run_folder = _resumed_options(resume, epochs), resume
+    else:
+        options = TrainOptions(
+            data, _pair(encoding), activation, depth, n_layers, interpolation, scale, knots, l2, ce,
+            output, decay, method, inner, length, rule, D.epochs if epochs is None else epochs,
+            batch_size, n_iter, learning_rate, restart, seed, dtype, threads, eval_every,
+            eval_samples, _numbers("noise", noise),
+        )  # fmt: skip
+        run_folder = folder / (name or _default_name(options))
+        if run_folder.exists() and any(run_folder.iterdir()):
+            raise FileExistsError(
+                f"{run_folder} is not empty; choose another --name, or --resume {run_folder}"
+            )
+    with _removed_on_error(run_folder):
+        finished = _train(options, run_folder, resume is not None, as_json)
+    raise typer.Exit(0 if finished else 1)
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """Leave no empty run behind when the input turns out to be bad."""
+    try:
+        yield
+    except Exception:
+        if folder.is_dir() and {p.name for p in folder.iterdir()} <= {"options.json"}:
+            (folder / "options.json").unlink(missing_ok=True)
+            folder.rmdir()
+        raise
+
+
+def _pair(text: str) -> tuple[float, float] | None:
+    values = _numbers("encoding", text, 2) if text.strip() else None
+    return None if values is None else (values[0], values[1])
+
+
+def _default_name(options: TrainOptions) -> str:
+    activation = options.activation.replace(":", "-").replace("=", "").replace(",", "-")
+    return f"{Path(options.data).stem}-{activation}-{options.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _resumed_options(folder: Path, epochs: float | None) -> TrainOptions:
+    stored = runs.read_options(folder)
+    unknown = set(stored) - {f.name for f in fields(TrainOptions)}
+    if unknown:
+        raise ValueError(f"{folder / 'options.json'} has unknown options {sorted(unknown)}")
+    for key in ("encoding", "noise"):
+        if stored.get(key) is not None:
+            stored[key] = tuple(stored[key])
+    if epochs is not None:
+        stored["epochs"] = epochs
+    return TrainOptions(**stored)
+
+
+def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> bool:
+    started = time.perf_counter()
+    data = _load_data(options.data, options.encoding, options.dtype, options.seed)
+    rng = np.random.default_rng(options.seed)
+    field = StandaloneField.random(
+        data.x_train.shape[0], options.depth, options.n_layers,
+        activation=_activation(options.activation), interpolation=options.interpolation,
+        scale=options.scale, knots=options.knots, rng=rng, dtype=options.dtype,
+    )  # fmt: skip
+    cost = snode.Cost(
+        l2=options.l2, ce=options.ce, output=options.output, decay=options.decay,
+        n_classes=data.n_classes or 2,
+    )  # fmt: skip
+    inner: Any = options.inner
+    if inner == "h1":
+        inner = snode.H1(options.length)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_json(folder / "options.json", asdict(options))
+    if not as_json:
+        out.print(f"{data}\n{field}\n{cost}", highlight=False, soft_wrap=True)
+    with _progress(quiet=as_json) as report:
+        result = snode.train(
+            field, data, cost,
+            method=options.method, inner=inner, rule=options.rule, epochs=options.epochs,
+            batch_size=options.batch_size, n_iter=options.n_iter,
+            learning_rate=options.learning_rate, restart=options.restart, rng=rng,
+            threads=options.threads, callback=report, eval_every=options.eval_every,
+            eval_samples=options.eval_samples, checkpoint=folder / "checkpoint.safetensors",
+            resume=resume,
+        )  # fmt: skip
+    trained = time.perf_counter() - started
+    numbers = _final_numbers(result.field, data, options.noise, options.seed)
+    numbers |= {"cost_last_batch": float(result.history["cost_after"][-1])}
+    manifest = {
+        "status": result.status.name,
+        "message": result.message,
+        **numbers,
+        "seed": options.seed,
+        "dtype": options.dtype,
+        "threads": snode.training.hotpath.check_threads(options.threads),
+        "epochs": result.epochs,
+        "minibatches": result.n_batches,
+        "capped_steps": _total(result.history["capped"]),
+        "restarted_directions": _total(result.history["restarted"]),
+        "train_seconds": round(trained, 3),
+        "total_seconds": round(time.perf_counter() - started, 3),
+        "finished": runs.now(),
+        "options": asdict(options),
+        "field": repr(field),
+        "cost": asdict(cost),
+        "environment": runs.environment(),
+    }
+    _write_run(folder, result, data, manifest)
+    _show_run(folder, manifest, as_json)
+    if result.status is Status.STOPPED:
+        err.print(f"stopped; go on with: python -m snode train --resume {folder}", soft_wrap=True)
+    return result.status is Status.SUCCESS
+
+
+def _total(column: Any) -> int:
+    return int(np.nansum(column))
+
+
+def _final_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, Any]:
+    classes = data.n_classes or 2
+    train_accuracy = snode.accuracy(field, data.x_train, data.y_train, n_classes=classes)
+    numbers: dict[str, Any] = {"train_accuracy": train_accuracy, "test_accuracy": None}
+    if data.x_test is not None:
+        numbers["test_accuracy"] = snode.accuracy(
+            field, data.x_test, data.y_test, n_classes=classes
+        )
+    return numbers | {"noise_accuracy": _noise_numbers(field, data, noise, seed)}
+
+
+def _noise_numbers(
+    field: Any, data: Any, noise: tuple[float, ...], seed: int
+) -> dict[str, float]:
+    x, y = (data.x_train, data.y_train) if data.x_test is None else (data.x_test, data.y_test)
+    low, high = data.encoding or (0.0, 1.0)
+    scores = snode.accuracy_under_noise(
+        field, x, y, noise, n_classes=data.n_classes or 2, value_range=abs(high - low), rng=seed
+    )
+    return {f"{std:g}": float(score) for std, score in zip(noise, scores, strict=True)}
+
+
+def _write_run(folder: Path, result: Any, data: Any, manifest: dict[str, Any]) -> None:
+    from snode.plotting import training_report
+
+    encoding = data.encoding if data.image_shape is not None else None
+    snode.save(folder / "model.safetensors", result.field, encoding=encoding,
+               manifest=runs.plain(manifest))  # fmt: skip
+    runs.write_history(folder / "history.csv", result)
+    runs.write_json(folder / "manifest.json", manifest)
+    test = manifest["test_accuracy"]
+    shown = "" if test is None else f", test accuracy {100 * test:.2f} %"
+    title = f"{folder.name}: {result.epochs:g} epochs{shown}"
+    samples = manifest["options"]["eval_samples"]
+    figure = training_report(result, data, title=title, eval_samples=samples)
+    figure.savefig(folder / "report.png", dpi=110)
+
+
+def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(runs.plain(manifest), indent=2) + "\n")
+        return
+    table = Table(title=f"run {folder}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    _accuracy_rows(table, manifest)
+    table.add_row("minibatches", str(manifest["minibatches"]))
+    table.add_row("capped steps", str(manifest["capped_steps"]))
+    table.add_row("training time", f"{manifest['train_seconds']:.1f} s")
+    table.add_row("run time", f"{manifest['total_seconds']:.1f} s")
+    out.print(table)
+    out.print(f"{folder}/: model.safetensors, history.csv, manifest.json, report.png",
+              highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _accuracy_rows(table: Table, numbers: dict[str, Any]) -> None:
+    for key, label in (("train_accuracy", "training accuracy"), ("test_accuracy", "test accuracy")):
+        if numbers.get(key) is not None:
+            table.add_row(label, f"{100 * numbers[key]:.2f} %")
+    for std, score in numbers["noise_accuracy"].items():
+        table.add_row(f"accuracy, noise {std}", f"{100 * score:.2f} %")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
+    columns = (
+        TextColumn("epoch {task.fields[epoch]:.3f}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("cost {task.fields[cost]:.4f} step {task.fields[step]:.3g} "
+                   "accuracy {task.fields[accuracy]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, disable=quiet) as bar:
+        task = bar.add_task("", total=None, epoch=0.0, cost=math.nan, step=math.nan, accuracy="-")
+
+        def report(state: Any) -> None:
+            score = state.test_accuracy
+            score = state.train_accuracy if math.isnan(score) else score
+            bar.update(
+                task, completed=state.batch, total=state.n_batches, epoch=state.epoch,
+                cost=state.cost_after, step=state.step,
+                accuracy="-" if math.isnan(score) else f"{100 * score:.1f} %",
+            )  # fmt: skip
+
+        yield report
+
+
+# --- evaluate, check, info ----------------------------------------------------------------------
+
+
+def _model_path(path: Path) -> Path:
+    return path / "model.safetensors" if path.is_dir() else path
+
+
+@app.command()
+@_friendly
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
+    data: Annotated[str | None, typer.Option(help="As for train; default: what it was trained on, or mnist.")] = None,
+    noise: Annotated[str, typer.Option(help="Noise levels, in units of the pixel range.")] = "",
+    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Measure the accuracy of a saved model."""
+    loaded = snode.load(_model_path(model))
+    options = loaded.manifest.get("options", {})
+    options = options if isinstance(options, dict) else {}
+    encoding = loaded.encoding
+    if encoding is None and options.get("encoding") is not None:
+        encoding = tuple(options["encoding"])
+    dataset = _load_data(
+        data or options.get("data", "mnist"), encoding, str(loaded.field.dtype),
+        options.get("seed", 1),
+    )  # fmt: skip
+    numbers = _final_numbers(loaded.field, dataset, _numbers("noise", noise), seed)
+    if as_json:
+        sys.stdout.write(json.dumps(runs.plain(numbers), indent=2) + "\n")
+        return
+    table = Table(title=f"{model} on {dataset.name}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    _accuracy_rows(table, numbers)
+    out.print(table)
+
+
+@app.command()
+@_friendly
+def check(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
+) -> None:
+    """Run the dot tests and Taylor tests on a saved model; exit code 1 if one fails."""
+    report = snode.check(snode.load(_model_path(model)).field, verbose=False)
+    out.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+@_friendly
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Print versions, BLAS, threads and GPU."""
+    environment = runs.environment()
+    environment["threads"] = snode.training.hotpath.check_threads(None)
+    if as_json:
+        sys.stdout.write(json.dumps(environment, indent=2) + "\n")
+        return
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    for key, value in environment.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value)
+        table.add_row(key, str(value))
+    out.print(table)
