@@ -16,7 +16,8 @@ from snode.fields.activations import (
 )
 from snode.fields.base import VectorField
 from snode.fields.layer import StandaloneField
-from snode.io import Model, export_mat, import_mat, load, save
+from snode.io import Model, load, save
+from snode.matlab import export_mat, import_mat
 from snode.ode.fixed import euler
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
 from snode.predict import accuracy, confusion, predict
@@ -43,18 +44,18 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0"
 
 __all__ = [
+    "CG_RULES",
+    "FIRST_ORDER",
+    "H1",
+    "L2",
     "Activation",
     "AdjointSolution",
-    "CG_RULES",
     "CgRule",
     "CgTerms",
     "CheckReport",
     "Cost",
     "Euclidean",
-    "FIRST_ORDER",
-    "H1",
     "IntegrationError",
-    "L2",
     "Model",
     "ModelFormatError",
     "NcgHistory",
@@ -67,6 +68,7 @@ __all__ = [
     "TrainResult",
     "TrainState",
     "VectorField",
+    "__version__",
     "accuracy",
     "accuracy_under_noise",
     "activation_names",
@@ -91,5 +93,4 @@ __all__ = [
     "taylor_test",
     "train",
     "use_backend",
-    "__version__",
 ]

@@ -15,9 +15,9 @@ import numpy as np
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
-        return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no writable cache folder: compile in every process
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True)(function)
 
 
 @_kernel
@@ -44,22 +44,22 @@ def tanh_step(y, h, x, x_next, slope):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def add_scaled(base, step, direction, out):  # type: ignore[no-untyped-def]
-    """out = base + step * direction, flat arrays; `out` may be `base`."""
+def add_scaled(step, base, direction, out):  # type: ignore[no-untyped-def]
+    """Out = base + step * direction, flat arrays; `out` may be `base`."""
     for i in range(base.size):
         out[i] = base[i] + step * direction[i]
 
 
 @_kernel
-def scale_and_subtract(beta, direction, weight, gradient):  # type: ignore[no-untyped-def]
-    """direction = beta * direction - weight * gradient, flat arrays."""
+def scale_and_subtract(beta, direction, gradient):  # type: ignore[no-untyped-def]
+    """Direction = beta * direction - gradient, flat arrays."""
     for i in range(direction.size):
-        direction[i] = beta * direction[i] - weight * gradient[i]
+        direction[i] = beta * direction[i] - gradient[i]
 
 
 @_kernel
 def tangent_step(wx, dwx, db, slope, h, xi):  # type: ignore[no-untyped-def]
-    """xi += h sigma'(a) * (W xi + dW x + db), given the two products."""
+    """Xi += h sigma'(a) * (W xi + dW x + db), given the two products."""
     for i in range(xi.shape[0]):
         for j in range(xi.shape[1]):
             xi[i, j] += h * (slope[i, j] * (wx[i, j] + dwx[i, j] + db[i]))
@@ -67,7 +67,7 @@ def tangent_step(wx, dwx, db, slope, h, xi):  # type: ignore[no-untyped-def]
 
 @_kernel
 def add_products(a, b, acc):  # type: ignore[no-untyped-def]
-    """acc += a * b in float64, flat arrays."""
+    """Acc += a * b in float64, flat arrays."""
     for c in range(acc.size):
         acc[c] += np.float64(a[c]) * np.float64(b[c])
 

@@ -6,6 +6,7 @@ Every derivative that this package prints can be checked by two identities: a tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,7 @@ def dot_test(
     >>> snode.dot_test(lambda u: A @ u, lambda v: A.T @ v, np.ones(2), np.ones(3)) < 1e-15
     True
     """
-    Au, Bv = forward(u), transpose(v)
-    return _mismatch([(Au, v)], [(u, Bv)])
+    return _mismatch([(forward(u), v)], [(u, transpose(v))])
 
 
 def taylor_test(
@@ -229,7 +229,7 @@ class _Tester:
             return taylor_test(lambda e: self.moved(d, e)(self.depth, x), lin.jvp(None, d))
 
         return self.order(f"jvp in {label}: order of the remainder", attempt,
-                          f"f and jvp disagree in {label}: a wrong slope, sign or factor")  # fmt: skip
+                          f"f and jvp disagree in {label}: slope, sign or factor")  # fmt: skip
 
     def vjp_row(self, label: str, name: str | None) -> CheckRow:
         x, p = self.random(self.field.n, self.m), self.random(self.field.n, self.m)
@@ -311,7 +311,7 @@ def _in_float64(field: Any) -> Any:
 def _size(a: Any) -> float:
     if isinstance(a, float | int):
         return abs(float(a))
-    return float((a * a).sum()) ** 0.5
+    return math.sqrt(float((a * a).sum()))
 
 
 def _mismatch(left: list[tuple[Array, Array]], right: list[tuple[Array, Array]]) -> float:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ import snode
 from snode import datasets, runs
 from snode.fields.layer import StandaloneField
 from snode.results import Status
+from snode.training.hotpath import check_threads
 
 app = typer.Typer(
     help="Standalone neural ODEs: networks that are differential equations.",
@@ -75,7 +76,7 @@ class TrainOptions:
     """Everything that decides the numbers of a run; written to ``options.json``."""
 
     data: str = "mnist"
-    encoding: tuple[float, float] | None = (0.0, -1.0)
+    encoding: tuple[float, float] | None = None
     activation: str = "relu"
     depth: float = 3.0
     n_layers: int = 150
@@ -138,7 +139,10 @@ def _load_data(name: str, encoding: tuple[float, float] | None, dtype: str, seed
         raise FileNotFoundError(
             f"data {name!r} is neither a file or folder nor one of mnist, {', '.join(TOYS)}"
         )
-    return datasets.load_dataset(name, encoding=encoding, dtype=dtype)
+    data = datasets.load_dataset(name, encoding=encoding, dtype=dtype)
+    if encoding is None and data.image_shape is not None:
+        return datasets.load_dataset(name, encoding=(0.0, -1.0), dtype=dtype)
+    return data
 
 
 # --- train --------------------------------------------------------------------------------------
@@ -147,8 +151,9 @@ def _load_data(name: str, encoding: tuple[float, float] | None, dtype: str, seed
 @app.command()
 @_friendly
 def train(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help=f"mnist, {', '.join(TOYS)}, or a file (npz, IDX, mat, csv).")] = D.data,
-    encoding: Annotated[str, typer.Option(help="Values of background and ink, e.g. 0,-1; empty: as in the file.")] = "0,-1",
+    encoding: Annotated[str, typer.Option(help="Values of background and ink, e.g. 0,-1; default 0,-1 for images, other data as they are.")] = "",
     activation: Annotated[str, typer.Option(help="Name, or name:parameter=value (elu:alpha=0.2).")] = D.activation,
     depth: Annotated[float, typer.Option(help="Length T of the depth interval.")] = D.depth,
     n_layers: Annotated[int, typer.Option(help="Number K of depth cells (Euler steps).")] = D.n_layers,
@@ -181,6 +186,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a standalone neural ODE; without options: 14x14 MNIST by conjugate gradients."""
     if resume is not None:
+        _check_resume_options(context)
         options, run_folder = _resumed_options(resume, epochs), resume
     else:
         options = TrainOptions(
@@ -218,7 +224,22 @@ def _pair(text: str) -> tuple[float, float] | None:
 
 def _default_name(options: TrainOptions) -> str:
     activation = options.activation.replace(":", "-").replace("=", "").replace(",", "-")
-    return f"{Path(options.data).stem}-{activation}-{options.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return (
+        f"{Path(options.data).stem}-{activation}-{options.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+
+
+def _check_resume_options(context: typer.Context) -> None:
+    free = {"resume", "epochs", "as_json"}
+    given = [
+        name for name in context.params
+        if name not in free
+        and getattr(context.get_parameter_source(name), "name", "DEFAULT") == "COMMANDLINE"
+    ]  # fmt: skip
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} cannot change when a run is resumed; only epochs may be given"
+        )
 
 
 def _resumed_options(folder: Path, epochs: float | None) -> TrainOptions:
@@ -236,6 +257,8 @@ def _resumed_options(folder: Path, epochs: float | None) -> TrainOptions:
 
 def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> bool:
     started = time.perf_counter()
+    # the number of threads decides the rounding, so a resumed run must use the same
+    options = replace(options, threads=check_threads(options.threads))
     data = _load_data(options.data, options.encoding, options.dtype, options.seed)
     rng = np.random.default_rng(options.seed)
     field = StandaloneField.random(
@@ -273,7 +296,7 @@ def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> 
         **numbers,
         "seed": options.seed,
         "dtype": options.dtype,
-        "threads": snode.training.hotpath.check_threads(options.threads),
+        "threads": options.threads,
         "epochs": result.epochs,
         "minibatches": result.n_batches,
         "capped_steps": _total(result.history["capped"]),
@@ -308,9 +331,7 @@ def _final_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -
     return numbers | {"noise_accuracy": _noise_numbers(field, data, noise, seed)}
 
 
-def _noise_numbers(
-    field: Any, data: Any, noise: tuple[float, ...], seed: int
-) -> dict[str, float]:
+def _noise_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, float]:
     x, y = (data.x_train, data.y_train) if data.x_test is None else (data.x_test, data.y_test)
     low, high = data.encoding or (0.0, 1.0)
     scores = snode.accuracy_under_noise(
@@ -345,7 +366,7 @@ def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
     _accuracy_rows(table, manifest)
     table.add_row("minibatches", str(manifest["minibatches"]))
     table.add_row("capped steps", str(manifest["capped_steps"]))
-    table.add_row("training time", f"{manifest['train_seconds']:.1f} s")
+    table.add_row("training time (this session)", f"{manifest['train_seconds']:.1f} s")
     table.add_row("run time", f"{manifest['total_seconds']:.1f} s")
     out.print(table)
     out.print(f"{folder}/: model.safetensors, history.csv, manifest.json, report.png",
@@ -441,7 +462,7 @@ def info(
 ) -> None:
     """Print versions, BLAS, threads and GPU."""
     environment = runs.environment()
-    environment["threads"] = snode.training.hotpath.check_threads(None)
+    environment["threads"] = check_threads(None)
     if as_json:
         sys.stdout.write(json.dumps(environment, indent=2) + "\n")
         return

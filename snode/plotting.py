@@ -69,6 +69,9 @@ def plot_accuracy(evaluations: Mapping[str, Array], ax: Any = None) -> Any:
         values = 100 * np.asarray(evaluations[f"{name}_accuracy"])
         if not np.isnan(values).all():
             ax.plot(evaluations["epoch"], values, style, color=colour, ms=4, label=name)
+    low, high = ax.get_ylim()
+    margin = max(0.05 * (high - low), 0.5)
+    ax.set_ylim(max(low, -margin), min(high, 100 + margin))
     ax.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
     ax.legend(fontsize="small")
     ax.grid(alpha=0.3)
@@ -129,10 +132,11 @@ def plot_confusion(counts: Array, ax: Any = None, *, classes: Sequence[Any] | No
     ax.set_xticks(range(len(counts)), names)
     ax.set_yticks(range(len(counts)), names)
     if len(counts) <= 12:
+        size = 10 if len(counts) <= 5 else 6
         for (i, j), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if share[i, j] > 0.5 else "black"
-                ax.text(j, i, count, ha="center", va="center", fontsize=6, color=colour)
+                ax.text(j, i, count, ha="center", va="center", fontsize=size, color=colour)
     ax.set(xlabel="predicted class", ylabel="true class", title="Confusion (test samples)")
     return ax
 
@@ -223,7 +227,7 @@ def training_report(
     grid = figure.add_gridspec(2, 3)
     plot_cost(result.history, figure.add_subplot(grid[0, 0]))
     ax = plot_accuracy(result.evaluations, figure.add_subplot(grid[0, 1]))
-    if eval_samples is not None:
+    if eval_samples is not None and eval_samples < data.x_train.shape[1]:
         ax.set_title(f"Accuracy (first {eval_samples} samples of each set)")
     if hasattr(result.field, "W"):
         plot_weights(result.field, figure.add_subplot(grid[0, 2]))
@@ -236,7 +240,7 @@ def training_report(
     if data.image_shape is not None:
         _misclassified(figure, grid[1, 1:], result.field, data, x, y, n_digits)
     elif result.field.n == 2:
-        ax = figure.add_subplot(grid[1, 1])
+        ax = figure.add_subplot(grid[1, 1:])
         plot_decision(result.field, x, y, ax, n_classes=data.n_classes)
     if title:
         figure.suptitle(title)

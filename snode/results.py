@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from dataclasses import field as entry
 from enum import Enum
@@ -90,8 +91,8 @@ class OdeSolution:
         kept = "last state" if self.x is None else "trajectory"
         kept += "" if self.linearizations is None else " and linearisations"
         return (
-            f"OdeSolution({self.method}, {len(self.t) - 1} steps to T={self.t[-1]:g}, n={n}, m={m}, "
-            f"{kept}, {self.status.name})"
+            f"OdeSolution({self.method}, {len(self.t) - 1} steps to T={self.t[-1]:g}, "
+            f"n={n}, m={m}, {kept}, {self.status.name})"
         )
 
 
@@ -219,8 +220,11 @@ class TrainResult:
         return self.status in (Status.SUCCESS, Status.STOPPED)
 
     def __repr__(self) -> str:
-        accuracy = self.evaluations["test_accuracy"]
-        last = f", test accuracy {accuracy[-1]:.4f}" if len(accuracy) else ""
+        last = ""
+        for name in ("train", "test"):
+            scores = self.evaluations[f"{name}_accuracy"]
+            if len(scores) and math.isfinite(scores[-1]):
+                last += f", {name} accuracy {scores[-1]:.4f}"
         return (
             f"TrainResult({self.n_batches} batches, {self.epochs:g} epochs{last}, "
             f"{self.status.name}: {self.message})"

@@ -28,7 +28,9 @@ def environment() -> dict[str, Any]:
     """Return versions, processor, BLAS and GPU: what a number may depend on."""
     from threadpoolctl import threadpool_info
 
-    blas = [f"{i['internal_api']} {i['version']}" for i in threadpool_info() if "blas" in i["user_api"]]
+    blas = [
+        f"{i['internal_api']} {i['version']}" for i in threadpool_info() if "blas" in i["user_api"]
+    ]
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

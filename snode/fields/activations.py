@@ -123,9 +123,7 @@ def _leaky_relu(alpha: float = 0.01) -> Activation:
 
 def _smooth_relu(width: float = 0.1) -> Activation:
     base = _smooth_leaky_relu(alpha=0.0, width=width)
-    return Activation(
-        "smooth_relu", base.value, base.slope, (0.0, 1.0), params={"width": width}
-    )
+    return Activation("smooth_relu", base.value, base.slope, (0.0, 1.0), params={"width": width})
 
 
 def _smooth_leaky_relu(alpha: float = 0.01, width: float = 0.1) -> Activation:
@@ -218,13 +216,12 @@ def get_activation(activation: str | Activation | Mapping[str, Any], **params: f
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, Mapping):
-        return get_activation(**{"activation": activation["name"]} | {
-            k: v for k, v in activation.items() if k != "name"
-        })
-    if activation not in _TABLE:
-        raise ValueError(
-            f"activation must be one of {', '.join(_TABLE)}; got {activation!r}"
+        return get_activation(
+            **{"activation": activation["name"]}
+            | {k: v for k, v in activation.items() if k != "name"}
         )
+    if activation not in _TABLE:
+        raise ValueError(f"activation must be one of {', '.join(_TABLE)}; got {activation!r}")
     try:
         return _TABLE[activation](**params)
     except TypeError:

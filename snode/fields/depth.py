@@ -1,4 +1,4 @@
-r"""Functions of depth: how a stack of arrays becomes W(t), and the inner products of such functions.
+r"""Functions of depth: how a stack of arrays becomes W(t), and inner products.
 
 A weight function is :math:`W(t) = \sum_j \varphi_j(t) W_j` with scalar basis functions
 :math:`\varphi_j`: indicators of the cells ("constant"), hats ("linear") or the cardinal
@@ -133,11 +133,13 @@ class Gram:
 
     @property
     def is_diagonal(self) -> bool:
+        """True for L2 on cells."""
         return len(self.diagonals) == 1
 
     @property
     def is_tridiagonal(self) -> bool:
-        return len(self.diagonals) <= 2
+        """True for cells and hats: everything but cubic splines."""
+        return len(self.diagonals) <= 2 and self.collocation is None
 
     def matvec(self, u: Array) -> Array:
         """Return G u, the same shape as `u` (size, ...)."""
@@ -152,7 +154,7 @@ class Gram:
         return _solve_tridiagonal(self.pivots, self.ratios, r)
 
     def _banded_matvec(self, u: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        out = self.diagonals[0][:, None] * u
+        out: np.ndarray[Any, Any] = self.diagonals[0][:, None] * u
         for k in range(1, len(self.diagonals)):
             band = self.diagonals[k][:-k, None]
             out[k:] += band * u[:-k]
@@ -175,7 +177,7 @@ class Gram:
         if inverse:
             out = N @ middle(N.T @ flat)
         else:
-            lu = splu(N.tocsc())
+            lu: Any = splu(N.tocsc())
             out = lu.solve(middle(lu.solve(flat)), trans="T")
         return xp.asarray(np.ascontiguousarray(out.reshape(u.shape), dtype=u.dtype))
 
@@ -189,7 +191,7 @@ def _tridiagonal_factor(
     size = diagonals.shape[1]
     if size == 1:
         return diagonals[0].copy(), np.zeros(0)
-    (pttrf,) = get_lapack_funcs(("pttrf",), (diagonals,))
+    pttrf: Any = get_lapack_funcs("pttrf", (diagonals,))
     pivots, ratios, info = pttrf(diagonals[0], diagonals[1, :-1])
     if info:
         raise np.linalg.LinAlgError("the Gram matrix is not positive definite")

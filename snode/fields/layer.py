@@ -140,6 +140,10 @@ class StandaloneField:
         for name, value in (("n", n), ("n_layers", n_layers), ("knots", knots)):
             if int(value) != value or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        if not (np.isfinite(T) and T > 0):
+            raise ValueError(f"T must be a positive finite number; got {T!r}")
+        if scale is not None and not (np.isfinite(scale) and scale >= 0):
+            raise ValueError(f"scale must be finite and >= 0; got {scale!r}")
         rng = np.random.default_rng(rng)
         scale = 1.0 / n if scale is None else scale
         basis = DepthBasis(interpolation, n_layers, float(T))
@@ -245,7 +249,7 @@ class StandaloneField:
 
     @property
     def interpolation(self) -> str:
-        """"constant", "linear" or "cubic"."""
+        """How the stack becomes a function of depth: constant, linear or cubic."""
         return self._basis.kind
 
     @property
@@ -346,7 +350,9 @@ def _check_finite(W: Array, b: Array) -> None:
     xp = array_namespace(W)
     for name, array in (("W", W), ("b", b)):
         # the sum is one cheap pass; it can overflow on finite data, hence the second look
-        if not bool(xp.isfinite(xp.sum(array))) and not bool(xp.isfinite(array).all()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = xp.sum(array)
+        if not bool(xp.isfinite(total)) and not bool(xp.isfinite(array).all()):
             raise ValueError(f"{name} must be finite; it has NaN or infinite entries")
 
 

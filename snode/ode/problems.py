@@ -255,7 +255,9 @@ def _check_finite(x: Array, name: str) -> None:
 
 def _check_like(a: Array, reference: Array, name: str) -> None:
     if not is_array(a):
-        raise TypeError(f"{name} must be an array of shape {reference.shape}; got {type(a).__name__}")
+        raise TypeError(
+            f"{name} must be an array of shape {reference.shape}; got {type(a).__name__}"
+        )
     array_namespace(a, reference)
     if a.shape != reference.shape or a.dtype != reference.dtype:
         raise ValueError(

@@ -169,7 +169,8 @@ class TerminalCost:
     ) -> LineModel:
         """Return the model of the cost along a direction whose sensitivity at T is `xi_T`.
 
-        `decay_slope` is decay <theta, d>, `decay_curvature` is decay |d|^2, both in L2(0,T).
+        `decay_slope` is ``decay <theta, d>``, `decay_curvature` is ``decay <d, d>``, both in
+        L2(0,T).
         """
         cost = self.cost
         constant, linear = decay_slope, decay_curvature
@@ -210,8 +211,8 @@ class LineModel:
     constant, linear : float
         phi(eta) = constant + linear * eta + cross entropy part.
     move, scale : float
-        Root mean square over the samples of |xi(T)|, and 1 + that of |x(T)|: the step may be
-        trusted while ``eta * move`` is not far above `scale`.
+        Root mean square over the samples of the norm of xi(T), and 1 + that of x(T): the step
+        may be trusted while ``eta * move`` is not far above `scale`.
     ce, logits, dlogits, labels
         The cross entropy part; `ce` is 0 if there is none.
     """
@@ -253,8 +254,9 @@ class LineModel:
         further than the data ask. With cross entropy phi may have no finite root (xi separates
         the batch), so the move of x(T) is limited to ``trust * scale``.
         """
-        if not self.ce:
-            return -self.constant / self.linear, False
+        if not self.ce or self.move == 0:
+            # `linear` can only vanish by underflow; then any step must prove itself
+            return (-self.constant / self.linear, False) if self.linear > 0 else (1.0, True)
         max_step = trust * self.scale / self.move
         step = self.root(max_step)
         return step, step == max_step
@@ -281,8 +283,8 @@ def check_labels(y: Array, n_classes: int, n: int) -> Array:
     """Return int64 labels, or raise ValueError if they are not 0..n_classes-1 or n is too small."""
     if n < n_classes:
         raise ValueError(
-            f"n_classes must be at most the state dimension {n}; got {n_classes}. "
-            "Give Cost(n_classes=...) the number of classes of your data"
+            f"n_classes must be at most the state dimension {n}; got {n_classes}. Give Cost the "
+            "number of classes of your data, or pad the inputs with rows of zeros"
         )
     if y.shape[0] == 0 or int(y.min()) < 0 or int(y.max()) >= n_classes:
         found = "no labels" if y.shape[0] == 0 else f"labels {int(y.min())}..{int(y.max())}"
@@ -303,9 +305,7 @@ def _square(a: Array) -> float:
     return _dot(a, a)
 
 
-def parameter_line(
-    cost: Cost, field: Any, direction: dict[str, Array]
-) -> tuple[float, float]:
+def parameter_line(cost: Cost, field: Any, direction: dict[str, Array]) -> tuple[float, float]:
     """Return decay <theta, d> and decay |d|^2 in L2(0,T)."""
     if cost.decay == 0:
         return 0.0, 0.0

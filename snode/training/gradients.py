@@ -165,8 +165,9 @@ class FieldProblem:
 
     def set_direction(self, beta: float) -> None:
         """Set d = -g + beta d."""
+        xp = array_namespace(*self.g.values())  # asarray: arithmetic makes scalars of 0-d arrays
         self.d = {
-            name: beta * self.d[name] - g if beta else -g for name, g in self.g.items()
+            name: xp.asarray(beta * self.d[name] - g if beta else -g) for name, g in self.g.items()
         }
 
     def line(self) -> LineModel:
@@ -177,7 +178,9 @@ class FieldProblem:
 
     def move(self, step: float) -> None:
         """Set the trial parameters to base + step d."""
-        theta = {name: p + step * self.d[name] for name, p in self.base.parameters.items()}
+        xp = array_namespace(*self.d.values())
+        old = self.base.parameters
+        theta = {name: xp.asarray(old[name] + step * d) for name, d in self.d.items()}
         self.trial = self.base.with_parameters(**theta)
 
     def accept(self, *, is_best: bool) -> None:

@@ -14,10 +14,12 @@ Equal to `FieldProblem` to rounding (a test says so); what differs is speed and 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,8 @@ LAYERS_PER_BLOCK = 30
 COLUMNS_PER_BLOCK = 512
 """Entries of W solved for at once in the Riesz map; K of these fit the cache."""
 
-MIN_SAMPLES_PER_THREAD = 16
+MIN_SAMPLES_PER_THREAD = 75
+"""A batch with fewer is not split: BLAS's own threads then do better (measured at n = 196)."""
 
 
 class Workspace:
@@ -60,14 +63,22 @@ class Workspace:
     def parallel(self, task: Callable[[int], Any], count: int) -> list[Any]:
         """Run task(0), ..., task(count - 1), one a thread, and return what they return."""
         if self.pool is None or count == 1:
-            return [task(i) for i in range(count)]
-        return list(self.pool.map(task, range(count)))
+            return [_quietly(task, i) for i in range(count)]
+        return list(self.pool.map(partial(_quietly, task), range(count)))
+
+
+def _quietly(task: Callable[[int], Any], i: int) -> Any:
+    # NumPy's error state is per thread; what overflows here shows in the cost, which is checked
+    with np.errstate(over="ignore", invalid="ignore"):
+        return task(i)
 
 
 def check_threads(threads: int | None) -> int:
     """Return the number of threads; all cores for None."""
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
     if int(threads) != threads or threads < 1:
         raise ValueError(f"threads must be a positive integer or None; got {threads!r}")
     return int(threads)
@@ -80,13 +91,33 @@ def _blas_controller() -> Any:
     return ThreadpoolController()
 
 
-@contextmanager
-def _single_threaded_blas(threads: int) -> Iterator[None]:
-    if threads == 1:
-        yield
-        return
-    with _blas_controller().limit(limits=1, user_api="blas"):
-        yield
+class _SingleThreadedBlas:
+    """The limit holds for the whole process, so runs in several threads share one limiter."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limiter: Any = None
+
+    @contextmanager
+    def __call__(self, threads: int) -> Iterator[None]:
+        if threads == 1:
+            yield
+            return
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.limiter = _blas_controller().limit(limits=1, user_api="blas")
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if self.users == 0:
+                    self.limiter.restore_original_limits()
+
+
+_single_threaded_blas = _SingleThreadedBlas()
 
 
 class _Columns:
@@ -155,10 +186,8 @@ class EulerProblem:
         self.terminal_cost = self.cost.at(field, y)
         count = max(1, min(self.work.threads, self.m // MIN_SAMPLES_PER_THREAD))
         bounds = np.linspace(0, self.m, count + 1).astype(int)
-        self.slices = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-        self.parts = [
-            _Columns(self.work, j, x[:, s], self.K) for j, s in enumerate(self.slices)
-        ]
+        self.slices = [slice(a, b) for a, b in pairwise(bounds)]
+        self.parts = [_Columns(self.work, j, x[:, s], self.K) for j, s in enumerate(self.slices)]
         for j in range(count, self.work.threads):  # no buffers for threads without samples
             for name in ("x", "slope", "q", "lam", "u", "v"):
                 self.work._buffers.pop((name, j), None)
@@ -185,7 +214,8 @@ class EulerProblem:
     # --- the three problems ---------------------------------------------------------------------
 
     def direct(self) -> float:
-        with _single_threaded_blas(len(self.parts)), np.errstate(over="ignore", invalid="ignore"):
+        """Solve the direct problem for the trial parameters and return the cost."""
+        with _single_threaded_blas(len(self.parts)):
             self.work.parallel(self._direct_columns, len(self.parts))
         return self.terminal_cost.value(self.x_T) + self.cost.decay_value(self.trial)
 
@@ -198,6 +228,7 @@ class EulerProblem:
         self.x_T[:, self.slices[j]] = part.x[self.K]
 
     def gradient(self) -> Dots:
+        """Solve the adjoint problem; keep the gradient and return its inner products."""
         if self.keep_gradient:
             self.g, self.g_old = self.g_old, self.g
         lam_T = self.terminal_cost.terminal(self.x_T)
@@ -206,19 +237,16 @@ class EulerProblem:
         for name in ("W", "b"):
             self.g[name][self.K :] = 0  # the last node of a nodal basis: no Euler step reads it
         totals = np.zeros(3)
-        with _single_threaded_blas(self.work.threads):
-            for stop in range(self.K, 0, -LAYERS_PER_BLOCK):
-                block = range(max(0, stop - LAYERS_PER_BLOCK), stop)
-                self.work.parallel(lambda j, b=block: self._adjoint_columns(j, b), len(self.parts))
-                totals += np.sum(
-                    self.work.parallel(
-                        lambda i, b=block: self._gradient_layers(i, b), self.work.threads
-                    ),
-                    axis=0,
-                )
+        for stop in range(self.K, 0, -LAYERS_PER_BLOCK):
+            block = range(max(0, stop - LAYERS_PER_BLOCK), stop)
+            with _single_threaded_blas(len(self.parts)):
+                self.work.parallel(partial(self._adjoint_columns, block), len(self.parts))
+            with _single_threaded_blas(self.work.threads):
+                dots = self.work.parallel(partial(self._gradient_layers, block), self.work.threads)
+            totals += np.sum(dots, axis=0)
         return self._riesz(totals)
 
-    def _adjoint_columns(self, j: int, block: range) -> None:
+    def _adjoint_columns(self, block: range, j: int) -> None:
         from snode._kernels import add_scaled
 
         part, W = self.parts[j], self.trial.W
@@ -227,9 +255,9 @@ class EulerProblem:
             q = part.q[k - block.start]
             np.multiply(part.slope[k], part.lam, out=q)
             np.matmul(W[k].T, q, out=part.u)
-            add_scaled(lam, self.h, u, lam)
+            add_scaled(self.h, lam, u, lam)
 
-    def _gradient_layers(self, i: int, block: range) -> Array:
+    def _gradient_layers(self, block: range, i: int) -> Array:
         """Write the densities sum_k (lam * sigma') x^T of this thread's layers to `g`.
 
         For piecewise constant weights in L2 the density plus decay W is the gradient, and its
@@ -257,7 +285,9 @@ class EulerProblem:
         for name, g in self.g.items():
             gk = g[k].reshape(-1)
             if self.cost.decay:
-                gk += self.h.dtype.type(self.cost.decay) * self.trial.parameters[name][k].reshape(-1)
+                gk += self.h.dtype.type(self.cost.decay) * self.trial.parameters[name][k].reshape(
+                    -1
+                )
             dots[0] += float(gk @ gk)
             if self.keep_gradient and self.has_gradient:
                 dots[1] += float(gk @ self.g_old[name][k].reshape(-1))
@@ -266,6 +296,7 @@ class EulerProblem:
         return dots * self.cell
 
     def line(self) -> LineModel:
+        """Solve the sensitivity problem along d and return the model of the cost."""
         xi_T = np.empty_like(self.x_T)
         with _single_threaded_blas(len(self.parts)):
             self.work.parallel(lambda j: self._tangent_columns(j, xi_T), len(self.parts))
@@ -300,7 +331,9 @@ class EulerProblem:
                 totals = totals + factor * self._riesz_one(name, factor)
         has_old = self.keep_gradient and self.has_gradient
         self.has_gradient = True
-        return Dots(float(totals[0]), float(totals[1]) if has_old else float("nan"), float(totals[2]))
+        return Dots(
+            float(totals[0]), float(totals[1]) if has_old else float("nan"), float(totals[2])
+        )
 
     def _riesz_one(self, name: str, factor: float) -> Array:
         """Solve gram g = factor p, g replacing p; return (p.g, p.g_old, p.d)."""
@@ -316,6 +349,7 @@ class EulerProblem:
         return dots
 
     def set_direction(self, beta: float) -> None:
+        """Set d = -g + beta d, in place."""
         from snode._kernels import scale_and_subtract
 
         scalar = self.h.dtype.type
@@ -324,31 +358,26 @@ class EulerProblem:
                 np.negative(g, out=self.d[name])
         else:
             for name, g in self.g.items():
-                d = self.d[name].reshape(-1)
-                self._by_ranges(
-                    d.size,
-                    lambda s, d=d, g=g.reshape(-1): scale_and_subtract(
-                        scalar(beta), d[s], scalar(1), g[s]
-                    ),
-                )
+                flat = self.d[name].reshape(-1), g.reshape(-1)
+                for_range = partial(_for_range, scale_and_subtract, scalar(beta), flat)
+                self._by_ranges(g.size, for_range)
         self.has_direction = True
 
     def move(self, step: float) -> None:
+        """Set the trial parameters to base + step d."""
         from snode._kernels import add_scaled
 
         scalar = self.h.dtype.type
         theta = {}
         for name, base in self.base.parameters.items():
             out = self._free_buffer(name, base)
-            arrays = base.reshape(-1), self.d[name].reshape(-1), out.reshape(-1)
-            self._by_ranges(
-                out.size,
-                lambda s, a=arrays: add_scaled(a[0][s], scalar(step), a[1][s], a[2][s]),
-            )
+            flat = base.reshape(-1), self.d[name].reshape(-1), out.reshape(-1)
+            self._by_ranges(out.size, partial(_for_range, add_scaled, scalar(step), flat))
             theta[name] = out
         self.trial = self.base.with_parameters(**theta)
 
     def accept(self, *, is_best: bool) -> None:
+        """Make the trial parameters the base of the next iteration."""
         self.base = self.trial
         if is_best:
             self.best = self.trial
@@ -367,10 +396,12 @@ class EulerProblem:
         self.work.parallel(lambda i: task(slice(bounds[i], bounds[i + 1])), self.work.threads)
 
 
+def _for_range(kernel: Any, scalar: Any, arrays: tuple[Array, ...], s: slice) -> None:
+    kernel(scalar, *(a[s] for a in arrays))
+
+
 def _is_host(field: StandaloneField) -> bool:
-    return all(
-        type(p) is np.ndarray and p.flags.c_contiguous for p in field.parameters.values()
-    )
+    return all(type(p) is np.ndarray and p.flags.c_contiguous for p in field.parameters.values())
 
 
 def _step_for(activation: Activation) -> Callable[..., None]:

@@ -7,6 +7,7 @@ Taylor test are exact in every metric.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class InnerProduct:
 
     def norm(self, u: Parameters) -> float:
         """Return sqrt(<u, u>)."""
-        return self.dot(u, u) ** 0.5
+        return math.sqrt(self.dot(u, u))
 
     def riesz(self, partials: Parameters) -> dict[str, Array]:
         """Return the gradient: the g with <g, d> = sum(partials * d) for every d."""

@@ -24,14 +24,14 @@ import numpy as np
 from snode.backend import Array, array_namespace, to_host
 from snode.io import load_arrays, save_arrays
 from snode.ode.problems import check_choice
-from snode.results import ModelFormatError, NcgResult, Status, TrainResult
+from snode.predict import accuracy
+from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
 from snode.training.costs import Cost
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
 from snode.training.gradients import check_data
 from snode.training.hotpath import Workspace, check_threads
 from snode.training.innerproducts import InnerProduct, as_inner_product
 from snode.training.ncg import CG_RULES, Memory, NonFiniteCostError, make_problem, minimize
-from snode.predict import accuracy
 
 __all__ = ["TrainState", "train"]
 
@@ -134,8 +134,9 @@ def train(
     checkpoint : path, optional
         File that is written at every evaluation, when the run is stopped, and at the end.
     resume : bool, optional
-        Continue from `checkpoint` if it exists. The result is bit-identical to a run that was not
-        interrupted (same options, data, number of threads); `epochs` may be larger.
+        Continue from `checkpoint` if it exists; then `rng` comes from there. The result is
+        bit-identical to a run that was not interrupted (same options, data, number of threads,
+        also of BLAS); `epochs` may be larger.
 
     Returns
     -------
@@ -175,6 +176,10 @@ def train(
         learning_rate=learning_rate, restart=bool(restart), threads=check_threads(threads),
     )  # fmt: skip
     options.check()
+    if eval_every is not None and not eval_every > 0:
+        raise ValueError(f"eval_every must be positive or None; got {eval_every!r}")
+    if eval_samples is not None and eval_samples < 1:
+        raise ValueError(f"eval_samples must be positive or None; got {eval_samples!r}")
     check_data(field, split.x[:, :1], split.y[..., :1])
     cost.at(field, split.y)
     if inner is None:
@@ -204,7 +209,7 @@ class _Options:
         check_choice("rule", self.rule, tuple(CG_RULES))
         for name in ("batch_size", "n_iter"):
             value = getattr(self, name)
-            if int(value) != value or value < 1:
+            if not isinstance(value, int | np.integer) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
         if not (math.isfinite(self.epochs) and self.epochs > 0):
             raise ValueError(f"epochs must be positive and finite; got {self.epochs!r}")
@@ -279,28 +284,27 @@ class _Training:
         self, callback: Callable[[TrainState], object] | None, checkpoint: Path | None
     ) -> TrainResult:
         status = Status.SUCCESS
+        written = -1
         with _interrupt_flag() as interrupted:
             while self.batch < self.n_batches:
                 self._one_batch()
-                due = self._evaluation_due()
-                if due:
+                if self._evaluation_due():
                     self._evaluate()
                     if checkpoint is not None:
                         self.write(checkpoint)
-                if callback is not None and callback(self._state()) or interrupted():
+                        written = self.batch
+                if (callback is not None and callback(self._state())) or interrupted():
                     status = Status.STOPPED
                     break
                 if self.skipped_in_row >= MAX_SKIPPED:
                     status = Status.NONFINITE_RHS
                     break
-        if not self.evaluations["epoch"] or self.evaluations["epoch"][-1] != self.epoch:
-            # not for the checkpoint: a resumed run must not see an evaluation of an interruption
-            if checkpoint is not None and self.batch < self.n_batches:
-                self.write(checkpoint)
-                checkpoint = None
-            self._evaluate()
-        if checkpoint is not None:
+        # The closing evaluation is not part of the checkpoint: a longer run resumed from it
+        # must be the run that never ended here.
+        if checkpoint is not None and written != self.batch:
             self.write(checkpoint)
+        if not self.evaluations["epoch"] or self.evaluations["epoch"][-1] != self.epoch:
+            self._evaluate()
         return self._result(status)
 
     def _one_batch(self) -> None:
@@ -365,6 +369,7 @@ class _Training:
     def _first_order(self, x: Array, y: Array) -> dict[str, float]:
         assert self.optimizer is not None
         problem = self._problem(x, y)
+        before = self.optimizer.count, dict(self.optimizer.state)
         costs, norms = [], []
         for _ in range(self.options.n_iter):
             costs.append(problem.direct())
@@ -376,7 +381,8 @@ class _Training:
             theta = {name: p + steps[name] for name, p in problem.trial.parameters.items()}
             problem.trial = problem.trial.with_parameters(**theta)
         costs.append(problem.direct())
-        if not math.isfinite(costs[-1]):  # keep the field from before this batch
+        if not math.isfinite(costs[-1]):  # keep field and moments from before this batch
+            self.optimizer.count, self.optimizer.state = before
             raise NonFiniteCostError(costs[-1])
         self.field = problem.base = problem.best = problem.trial
         return {
@@ -391,8 +397,6 @@ class _Training:
     # --- evaluation and results -----------------------------------------------------------------
 
     def _evaluation_due(self) -> bool:
-        if self.batch == self.n_batches:
-            return True
         if self.eval_every is None:
             return False
         every = max(1, round(self.eval_every * self.per_epoch))
@@ -408,7 +412,10 @@ class _Training:
         if x is None or y is None or y.ndim != 1:
             return math.nan
         first = slice(self.eval_samples)
-        return accuracy(self.field, x[:, first], y[first], n_classes=self.cost.n_classes)
+        try:
+            return accuracy(self.field, x[:, first], y[first], n_classes=self.cost.n_classes)
+        except IntegrationError:
+            return math.nan
 
     def _state(self) -> TrainState:
         last = {k: v[-1] for k, v in self.history.items()}
@@ -423,7 +430,7 @@ class _Training:
         message = {
             Status.SUCCESS: f"{self.batch} minibatches done",
             Status.STOPPED: f"stopped after {self.batch} of {self.n_batches} minibatches",
-            Status.NONFINITE_RHS: f"{MAX_SKIPPED} minibatches in a row had a cost that is not finite",
+            Status.NONFINITE_RHS: f"{MAX_SKIPPED} minibatches in a row without a finite cost",
         }[status]
         if self.skipped:
             message += f", {self.skipped} skipped because their cost was not finite"
@@ -491,7 +498,8 @@ class _Training:
         if different:
             k = different[0]
             raise ModelFormatError(
-                f"{path} belongs to another run: {k} is {theirs.get(k)!r} there and {ours[k]!r} here"
+                f"{path} belongs to another run: {k} is {theirs.get(k)!r} there "
+                f"and {ours[k]!r} here"
             )
 
     def _restore(self, arrays: dict[str, Array], header: dict[str, Any]) -> None:

@@ -83,9 +83,7 @@ CG_RULES: dict[str, CgRule] = {
     "FR": CgRule(_fletcher_reeves, False, "Fletcher and Reeves 1964"),
     "PR+": CgRule(lambda c: max(0.0, _polak_ribiere(c)), True, "Nocedal and Wright, (5.45)"),
     "FR-PR": CgRule(_fr_pr, True, "Gilbert and Nocedal; Nocedal and Wright, (5.48)"),
-    "HS": CgRule(
-        lambda c: (c.gg - c.g_old) / (c.gd - c.gd_old), True, "Hestenes and Stiefel 1952"
-    ),
+    "HS": CgRule(lambda c: (c.gg - c.g_old) / (c.gd - c.gd_old), True, "Hestenes and Stiefel 1952"),
     "DY": CgRule(lambda c: c.gg / (c.gd - c.gd_old), False, "Dai and Yuan 1999"),
     "SD": CgRule(lambda c: 0.0, False, "steepest descent"),
 }
@@ -107,12 +105,12 @@ class NcgProblem(Protocol):
 
 
 class NonFiniteCostError(ArithmeticError):
-    """The cost at the start of a run is NaN or infinite, so there is nothing to descend from."""
+    """The cost is NaN or infinite where a run starts, so there is nothing to descend from."""
 
     def __init__(self, cost: float) -> None:
         super().__init__(
-            f"the cost at the start is {cost}: the direct problem or the cost overflows; start "
-            "from smaller weights or a smaller T"
+            f"the cost is {cost}: the direct problem or the cost overflows; start from smaller "
+            "weights or a smaller T, or take a smaller learning rate"
         )
 
 
@@ -126,7 +124,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class NcgState:
-    """What a callback sees after each iteration."""
+    """What a callback sees after each iteration.
+
+    The arrays of `field` are reused by later iterations: copy what you keep.
+    """
 
     nit: int
     cost: float
@@ -187,10 +188,14 @@ def ncg(
     Notes
     -----
     Safeguards, each counted in the result, none of which changes an iteration that needs none:
-    the direction is reset to -g when it does not descend; a step without a finite root of phi, or
-    which would move x(T) beyond ``TRUST * (1 + rms|x(T)|)``, is capped there and accepted only if
-    the true cost falls, halving otherwise; a step to a non-finite cost is halved in the same way;
-    the best iterate is returned.
+
+    - the direction is reset to -g when it does not descend or its coefficient is not finite;
+    - a step without a finite root of phi, or which would move x(T) beyond ``TRUST * (1 + rms)``,
+      rms being the root mean square of the norms of the columns of x(T), is capped there and
+      accepted only if the true cost falls, halving otherwise;
+    - a step to a cost that is not finite, or higher than the cost at the start of the run, is
+      halved in the same way;
+    - the best iterate is returned.
 
     References
     ----------
@@ -248,10 +253,12 @@ def minimize(
     check_choice("rule", rule, tuple(CG_RULES))
     if int(n_iter) != n_iter or n_iter < 1:
         raise ValueError(f"n_iter must be a positive integer; got {n_iter!r}")
-    run = _Run(problem, CG_RULES[rule], memory or Memory())
+    with _quiet():
+        run = _Run(problem, CG_RULES[rule], memory or Memory())
     status = Status.SUCCESS
-    for _ in range(n_iter):
-        stop = run.iterate()
+    for _ in range(int(n_iter)):
+        with _quiet():
+            stop = run.iterate()
         if stop is not None:
             status = stop
             break
@@ -259,6 +266,11 @@ def minimize(
             status = Status.STOPPED
             break
     return run.result(status)
+
+
+def _quiet() -> Any:
+    # what overflows makes the cost or the gradient not finite, and that is handled by name
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 class _Run:
@@ -282,10 +294,11 @@ class _Run:
         if dots.gg == 0:
             return Status.CONVERGED
         beta = self._beta(dots)
+        restarted = not math.isfinite(beta)
+        beta = 0.0 if restarted else beta
         line = self._line(beta)
-        restarted = beta != 0 and not line.slope < 0
-        if restarted:
-            beta, line = 0.0, self._line(0.0)
+        if beta != 0 and not line.slope < 0:
+            restarted, beta, line = True, 0.0, self._line(0.0)
         step = self._step(line)
         if step is None and beta != 0:
             restarted, beta, line = True, 0.0, self._steepest_again()
@@ -311,10 +324,9 @@ class _Run:
             return 0.0
         terms = CgTerms(dots.gg, dots.g_old, dots.gd, old.gg_old, old.gd_old)
         try:
-            beta = self.rule.beta(terms)
+            return self.rule.beta(terms)
         except ZeroDivisionError:
-            return 0.0
-        return beta if math.isfinite(beta) else 0.0
+            return math.nan
 
     def _step(self, line: LineModel) -> dict[str, Any] | None:
         """Move along the direction; None (and nothing moved) if no step lowers the cost."""
@@ -322,7 +334,7 @@ class _Run:
             return None
         step, capped = line.minimizer(TRUST)
         new = self._try(step)
-        must_fall = capped or not math.isfinite(new)
+        must_fall = capped or not new <= self.costs[0]
         halvings = 0
         while must_fall and not new < self.cost:
             if halvings == MAX_HALVINGS:
@@ -360,7 +372,7 @@ class _Run:
         message = {
             Status.SUCCESS: f"{nit} iterations done",
             Status.STOPPED: f"stopped by the callback after {nit} iterations",
-            Status.CONVERGED: f"the gradient vanished after {nit} iterations",
+            Status.CONVERGED: f"the gradient vanished after {nit} iterations, cost {self.cost:g}",
             Status.NO_DESCENT: f"no step lowers the cost after {nit} iterations",
         }[status]
         _log.debug("ncg: %s", message)

@@ -1,0 +1,54 @@
+"""Sphinx configuration; build with ``sphinx-build -W -b html docs docs/_build/html``."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.abspath(".."))
+
+import snode
+
+project = "snode"
+author = "The snode developers"
+copyright = "2025, The snode developers"
+release = version = snode.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = "snode"
+html_static_path = ["_static"]
+html_theme_options = {"navigation_with_keys": True}
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings give types with shapes
+numpydoc_show_class_members = False  # the class template lists them
+numpydoc_xref_param_type = False
+default_role = "py:obj"  # `snode.ncg` links to the API, `x` is shown as code
+
+# The examples of the pages are doctests: sphinx-build -b doctest, or pytest --doctest-glob='*.rst'.
+doctest_test_doctest_blocks = "default"
+
+
+def escape_bars(app, what, name, obj, options, lines):
+    """Let ``|x|`` in a docstring be a norm: to reStructuredText it is a substitution."""
+    block = None  # indentation of the math block or doctest that we are in
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and (not line.strip() or indent > block):
+            continue
+        block = indent if line.lstrip().startswith(".. math::") else None
+        if block is None and not line.lstrip().startswith((">>>", "...")):
+            parts = line.split("`")
+            lines[i] = "`".join(p if k % 2 else p.replace("|", r"\|") for k, p in enumerate(parts))
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_bars, priority=100)

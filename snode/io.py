@@ -1,0 +1,563 @@
+"""Saving and loading: fields and training checkpoints as safetensors files.
+
+A model file is data, never a program: nothing in it is run, imported or unpickled, and no size it
+claims is believed before it has been compared with the length of the file. Whatever is wrong with
+the content is a `ModelFormatError` that names the file.
+
+The container is a `safetensors <https://huggingface.co/docs/safetensors>`_ file whose metadata
+holds one key, ``snode``, with a JSON text: format version and header.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field as entry
+from pathlib import Path
+from reprlib import repr as brief
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snode.backend import Array, creator_namespace, is_array, to_host
+from snode.fields.activations import Activation, get_activation
+from snode.fields.layer import StandaloneField
+from snode.results import ModelFormatError
+
+__all__ = ["Model", "load", "load_arrays", "save", "save_arrays"]
+
+FORMAT_VERSION = 1
+_MAX_HEADER = 2**20  # bytes; W and b need 200, the rest is the manifest
+_MAX_NESTING = 32
+_DTYPES = {
+    code: np.dtype(f"<{kind}")
+    for code, kind in (
+        *(("BOOL", "b1"), ("F32", "f4"), ("F64", "f8")),
+        *(("U8", "u1"), ("U16", "u2"), ("U32", "u4"), ("U64", "u8")),
+        *(("I8", "i1"), ("I16", "i2"), ("I32", "i4"), ("I64", "i8")),
+    )
+}
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A field read from a file, with what is known about it.
+
+    Attributes
+    ----------
+    field : VectorField
+        The field; its arrays belong to the backend chosen by `use_backend`.
+    encoding : (float, float) or None
+        Pixel encoding (background, ink) of the data it was trained on, if known.
+    manifest : dict
+        What was written with it: versions, seed, options, numbers.
+    format_version : int or None
+        Version of the file format; None for a `.mat` file.
+    """
+
+    field: Any
+    encoding: tuple[float, float] | None
+    manifest: dict[str, Any] = entry(repr=False)
+    format_version: int | None
+
+
+# --- fields ---------------------------------------------------------------------------------------
+
+
+def save(
+    path: PathLike,
+    field: Any,
+    *,
+    encoding: tuple[float, float] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a field to a safetensors file.
+
+    The file appears complete or not at all; one that was there before is replaced.
+
+    Parameters
+    ----------
+    path : path
+        By habit ``*.safetensors``. The folder must exist.
+    field : StandaloneField
+        On the device or the host; dtype and values are kept bit for bit.
+    encoding : (float, float), optional
+        Pixel encoding (background, ink) of the data the field was trained on.
+    manifest : mapping, optional
+        Anything that JSON can hold, under 1 MiB: versions, seed, options, numbers.
+
+    Raises
+    ------
+    TypeError
+        If this type of field cannot be saved, or the manifest is not JSON.
+    ValueError
+        If a weight is not finite, the encoding is not a pair of numbers, the manifest holds NaN,
+        or the activation is not the one that its name stands for (see `register_activation`).
+    FileNotFoundError
+        If the folder does not exist.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import snode
+    >>> from snode import io
+    >>> field = snode.StandaloneField.random(3, 1.0, 10, rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     io.save(path, field, encoding=(0.0, -1.0), manifest={"seed": 0})
+    ...     model = io.load(path)
+    >>> model.manifest, bool((model.field.W == field.W).all())
+    ({'seed': 0}, True)
+    """
+    name = type(field).__name__
+    if name not in _FIELDS or type(field) is not _FIELDS[name][0]:
+        raise TypeError(f"field must be one of {', '.join(_FIELDS)}; got {type(field)}")
+    arrays = {key: to_host(array) for key, array in field.parameters.items()}
+    for key, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{key} must be finite to be saved; it has NaN or infinite entries")
+    header = {
+        "kind": "field",
+        "field": {"type": name, **_FIELDS[name][1](field)},
+        "encoding": as_encoding(encoding),
+        "manifest": dict(manifest or {}),
+    }
+    save_arrays(path, arrays, header)
+
+
+def load(path: PathLike) -> Model:
+    """Read a field that `save` wrote.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    Model
+        ``model.field``, ``model.encoding``, ``model.manifest``.
+
+    Raises
+    ------
+    ModelFormatError
+        If the content is damaged, hostile, not finite, of an unknown type or written by a newer
+        snode, or if it needs an activation that has not been registered.
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from snode import io
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     _ = path.write_bytes(b"not a model")
+    ...     io.load(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    snode.results.ModelFormatError: ...model.safetensors: not a safetensors file (...)
+    """
+    with reading(path) as file:
+        arrays, header, version = _read(file)
+        if header["kind"] != "field":
+            raise ValueError(f"holds {brief(header['kind'])}, not a field; read it by load_arrays")
+        manifest = header.get("manifest")
+        if not isinstance(manifest, dict):
+            raise ValueError("has no manifest")
+        return Model(
+            field=_build_field(header.get("field"), arrays),
+            encoding=as_encoding(header.get("encoding")),
+            manifest=manifest,
+            format_version=version,
+        )
+
+
+def _standalone_to_header(field: StandaloneField) -> dict[str, Any]:
+    check_reproducible(field.activation)
+    return {
+        "T": field.T,
+        "activation": field.activation.spec,
+        "interpolation": field.interpolation,
+    }
+
+
+def _standalone_from_header(header: dict[str, Any], arrays: dict[str, Array]) -> StandaloneField:
+    _check_names(header, {"type", "T", "activation", "interpolation"}, "field header")
+    _check_names(arrays, {"W", "b"}, "arrays")
+    if not isinstance(header["interpolation"], str):
+        raise ValueError(f"interpolation must be a name; got {brief(header['interpolation'])}")
+    return StandaloneField(
+        arrays["W"],
+        arrays["b"],
+        _as_number(header["T"], "T"),
+        activation=_build_activation(header["activation"]),
+        interpolation=header["interpolation"],
+    )
+
+
+# Name in the header -> class, how it becomes a header, how it is built again.
+_FIELDS = {"StandaloneField": (StandaloneField, _standalone_to_header, _standalone_from_header)}
+
+
+def _build_field(header: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if not isinstance(header, dict) or not isinstance(header.get("type"), str):
+        raise ValueError("has no field type")
+    if header["type"] not in _FIELDS:
+        raise ValueError(
+            f"unknown field type {brief(header['type'])}; this snode knows {', '.join(_FIELDS)}"
+        )
+    xp = creator_namespace()
+    on_device = {name: xp.asarray(array) for name, array in arrays.items()}
+    return _FIELDS[header["type"]][2](header, on_device)
+
+
+def _build_activation(spec: Any) -> Activation:
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        raise ValueError("has no activation name")
+    params = {key: _as_number(spec[key], f"activation {key}") for key in spec if key != "name"}
+    try:
+        return get_activation(spec["name"], **params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"cannot build its activation ({error}); one of your own must be registered with "
+            "register_activation before loading"
+        ) from error
+
+
+def check_reproducible(activation: Activation) -> None:
+    """Raise unless the table builds the same function again from the name and parameters."""
+    try:
+        rebuilt = get_activation(activation.spec)
+    except ValueError as error:
+        raise ValueError(
+            f"{activation!r} cannot be saved: only its name is written; register it with "
+            f"register_activation ({error})"
+        ) from error
+    a = np.linspace(-3.0, 3.0, 13)
+    if not np.array_equal(rebuilt(a), activation(a)):
+        raise ValueError(
+            f"activation cannot be saved: the name {activation.name!r} stands for another function"
+        )
+
+
+# --- the container --------------------------------------------------------------------------------
+
+
+def save_arrays(path: PathLike, arrays: Mapping[str, Array], header: Mapping[str, Any]) -> None:
+    """Write named arrays and a JSON header to a safetensors file, e.g. a training checkpoint.
+
+    Parameters
+    ----------
+    path : path
+        Written as by `save`: complete or not at all.
+    arrays : mapping of str to array
+        Booleans, integers, float32 and float64 of any shape, NumPy or CuPy; NaN is allowed.
+    header : mapping
+        What JSON can hold, with a text ``kind`` that says what the file is. No NaN or infinity
+        (put them in an array); tuples come back as lists.
+
+    Raises
+    ------
+    TypeError
+        If a value is not an array, or the header is not JSON.
+    ValueError
+        If a dtype is not supported, `header` has no ``kind``, holds NaN, or is over 1 MiB.
+    FileNotFoundError
+        If the folder does not exist.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from snode import io
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "checkpoint.safetensors")
+    ...     io.save_arrays(path, {"order": np.arange(3)}, {"kind": "checkpoint", "epoch": 2})
+    ...     io.load_arrays(path)
+    ({'order': array([0, 1, 2])}, {'kind': 'checkpoint', 'epoch': 2})
+    """
+    from safetensors.numpy import save as serialize
+
+    if not isinstance(header.get("kind"), str):
+        raise ValueError(f"header must have a text 'kind'; got {brief(header.get('kind'))}")
+    text = _to_json({"format_version": FORMAT_VERSION, "header": dict(header)})
+    plain = {name: _as_plain(name, array) for name, array in arrays.items()}
+    # not safetensors' save_file: what that writes, only the owner may read
+    content = serialize(plain, metadata={"snode": text})
+    length = int.from_bytes(content[:8], "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"the header takes {length} bytes of JSON, over {_MAX_HEADER}")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_arrays(path: PathLike) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save_arrays` wrote.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    arrays : dict of str to numpy.ndarray
+        On the host, writable, bit for bit what was saved.
+    header : dict
+
+    Raises
+    ------
+    ModelFormatError
+        If the content is damaged, hostile or written by a newer snode.
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
+
+    Examples
+    --------
+    See `save_arrays`.
+    """
+    with reading(path) as file:
+        arrays, header, _ = _read(file)
+    return arrays, header
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One checked line of a safetensors header."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _read(file: BinaryIO) -> tuple[dict[str, NDArray[Any]], dict[str, Any], int]:
+    """Return arrays, header and format version; memory is bounded by the length of the file."""
+    size = os.fstat(file.fileno()).st_size
+    lines = _read_header(file, size)
+    header, version = _open_envelope(lines.pop("__metadata__", None))
+    tensors = [_check_tensor(name, line) for name, line in lines.items()]
+    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+    _check_layout(tensors, size - file.tell())
+    return {tensor.name: _read_tensor(file, tensor) for tensor in tensors}, header, version
+
+
+def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(_MAX_HEADER, size - 8):
+        raise ValueError(f"not a safetensors file ({_likely(start, length)})")
+    lines = _parse_json(file.read(length).decode("utf-8"))
+    if not isinstance(lines, dict):
+        raise ValueError("the header is not a JSON object")
+    return lines
+
+
+def _likely(start: bytes, length: int) -> str:
+    for magic, what in (
+        (b"\x80", "it looks like a pickle, which is never loaded: it could run any code"),
+        (b"PK", "it is a zip archive, as .npz and PyTorch files are"),
+        (b"MATLAB", "it is a MATLAB file: read it by import_mat"),
+    ):
+        if start.startswith(magic):
+            return what
+    return f"it claims a header of {length} bytes, more than it holds or over {_MAX_HEADER}"
+
+
+def _open_envelope(metadata: Any) -> tuple[dict[str, Any], int]:
+    text = metadata.get("snode") if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise ValueError("has no snode header: it was not written by snode")
+    envelope = _parse_json(text)
+    version = envelope.get("format_version") if isinstance(envelope, dict) else None
+    if type(version) is not int or version < 1:
+        raise ValueError(f"the format version must be a positive integer; got {brief(version)}")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"written by a newer snode (format {brief(version)}; this one reads up to "
+            f"{FORMAT_VERSION})"
+        )
+    header = envelope.get("header")
+    if not isinstance(header, dict) or not isinstance(header.get("kind"), str):
+        raise ValueError("its snode header has no kind")
+    return header, version
+
+
+def _check_tensor(name: str, line: Any) -> _Tensor:
+    where = f"array {brief(name)}"
+    if not isinstance(line, dict) or set(line) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{where}: must have dtype, shape and data_offsets")
+    code, shape, offsets = line["dtype"], line["shape"], line["data_offsets"]
+    if not isinstance(code, str) or code not in _DTYPES:
+        raise ValueError(f"{where}: dtype must be one of {', '.join(_DTYPES)}; got {brief(code)}")
+    if not _are_counts(shape) or len(shape) > 32:
+        raise ValueError(f"{where}: shape must be at most 32 sizes; got {brief(shape)}")
+    if not _are_counts(offsets) or len(offsets) != 2:
+        raise ValueError(f"{where}: data_offsets must be two positions; got {brief(offsets)}")
+    needed = math.prod(shape) * _DTYPES[code].itemsize
+    if needed != offsets[1] - offsets[0]:
+        raise ValueError(
+            f"{where}: shape {brief(shape)} needs {brief(needed)} bytes, its place in the file "
+            f"has {offsets[1] - offsets[0]}"
+        )
+    return _Tensor(name, _DTYPES[code], tuple(shape), *offsets)
+
+
+def _check_layout(tensors: list[_Tensor], held: int) -> None:
+    """Raise unless the tensors follow each other without gaps up to the end of the file."""
+    position = 0
+    for tensor in tensors:
+        if tensor.begin != position:
+            raise ValueError(f"array {brief(tensor.name)}: overlaps another or leaves a gap")
+        position = tensor.end
+    if position != held:
+        raise ValueError(f"truncated or padded: the arrays take {position} bytes, it has {held}")
+
+
+def _read_tensor(file: BinaryIO, tensor: _Tensor) -> NDArray[Any]:
+    # every size has been checked: what is left is a plain read, without the copies of a parser
+    array = np.fromfile(file, dtype=tensor.dtype, count=math.prod(tensor.shape))
+    if tensor.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+        raise ValueError(f"array {brief(tensor.name)}: booleans must be stored as 0 and 1")
+    return array.reshape(tensor.shape)
+
+
+def _as_plain(name: Any, array: Array) -> NDArray[Any]:
+    """Return a host array that safetensors can write, C-ordered and little-endian."""
+    if not isinstance(name, str) or name == "__metadata__":
+        raise ValueError(f"an array cannot be called {name!r}")
+    if not is_array(array):
+        raise TypeError(f"array {name!r} must be a NumPy or CuPy array; got {type(array)}")
+    dtype = array.dtype.newbyteorder("<")
+    if dtype not in _DTYPES.values():
+        raise ValueError(f"array {name!r} must have dtype {', '.join(_DTYPES)}; got {array.dtype}")
+    return np.asarray(to_host(array), dtype=dtype, order="C")
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(path: PathLike) -> Iterator[BinaryIO]:
+    """Yield the open file, and turn what is wrong with its content into a `ModelFormatError`."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a model file")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ModelFormatError(f"{path}: not a regular file")
+    with path.open("rb") as file:
+        try:
+            yield file
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ModelFormatError(f"{path}: {error}") from error
+
+
+@contextmanager
+def replacing(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, and move the file there to `path` at the end."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- JSON that can be trusted ---------------------------------------------------------------------
+
+
+def _to_json(value: dict[str, Any]) -> str:
+    """Return strict JSON that `_parse_json` accepts."""
+    try:
+        text = json.dumps(value, allow_nan=False, default=_plain_number)
+        _parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the header or manifest cannot be stored as JSON: {error}") from error
+    return text
+
+
+def _plain_number(value: object) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"the header or manifest must be JSON; it holds {type(value)}")
+
+
+def _parse_json(text: str) -> Any:
+    """Parse JSON that has no NaN, no infinity, no repeated key and little nesting."""
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_float=_finite_float,
+            parse_constant=_finite_float,
+        )
+        _check_nesting(value, _MAX_NESTING)
+    except RecursionError:
+        raise ValueError("the header is nested too deeply") from None
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError(f"a key of the header is repeated; it has {brief([k for k, _ in pairs])}")
+    return value
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return value
+
+
+def _check_nesting(value: Any, left: int) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if left == 0:
+        raise ValueError(f"the header is nested more than {_MAX_NESTING} deep")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_nesting(item, left - 1)
+
+
+def _check_names(mapping: Mapping[str, Any], names: set[str], what: str) -> None:
+    if set(mapping) != names:
+        raise ValueError(f"{what} must be {sorted(names)}; got {brief(sorted(mapping))}")
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+
+
+def _as_number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise ValueError(f"{name} must be a number; got {brief(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite; got {brief(value)}")
+    return number
+
+
+def as_encoding(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"encoding must be a pair (background, ink); got {brief(value)}")
+    return _as_number(value[0], "background"), _as_number(value[1], "ink")

@@ -1,0 +1,141 @@
+"""The command line: exit codes, one-line errors, files of a run, resuming."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import snode
+from snode.cli import app
+
+QUICK = ["train", "--data", "two_moons", "--n-layers", "10", "--eval-every", "1",
+         "--activation", "tanh", "--batch-size", "250"]  # fmt: skip
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    assert result.exit_code == code, result.output + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    run(*QUICK, "--epochs", 4, "--name", "moons", "--out", folder)
+    return folder / "moons"
+
+
+def test_run_folder_is_complete(moons):
+    assert {p.name for p in moons.iterdir()} == {
+        "model.safetensors", "checkpoint.safetensors", "options.json", "history.csv",
+        "manifest.json", "report.png",
+    }  # fmt: skip
+    manifest = json.loads((moons / "manifest.json").read_text())
+    assert 0.5 < manifest["train_accuracy"] <= 1
+    assert 0.5 < manifest["test_accuracy"] <= 1
+    assert manifest["seed"] == 1
+    assert manifest["status"] == "SUCCESS"
+    assert manifest["minibatches"] == 24
+    assert "numpy" in manifest["environment"]["packages"]
+    assert set(manifest["noise_accuracy"]) == {"0.1", "0.2", "0.4"}
+
+
+def test_history_has_a_line_for_every_minibatch(moons):
+    with (moons / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24
+    assert all(float(r["cost_after"]) < float(r["cost"]) for r in rows)
+    assert [r["batch"] for r in rows if r["test_accuracy"]] == ["6", "12", "18", "24"]
+
+
+def test_manifest_accuracy_is_that_of_the_saved_model(moons):
+    manifest = json.loads((moons / "manifest.json").read_text())
+    result = run("evaluate", moons, "--noise", "0", "--json")
+    numbers = json.loads(result.stdout)
+    assert numbers["test_accuracy"] == manifest["test_accuracy"]
+    assert numbers["noise_accuracy"]["0"] == manifest["test_accuracy"]
+    assert snode.load(moons / "model.safetensors").manifest["seed"] == 1
+
+
+def test_json_output_is_only_json(tmp_path):
+    result = run(*QUICK, "--epochs", 1, "--name", "a", "--out", tmp_path, "--json")
+    assert json.loads(result.stdout)["minibatches"] == 6
+
+
+def test_resumed_run_is_bit_identical(moons, tmp_path):
+    run(*QUICK, "--epochs", 2, "--name", "half", "--out", tmp_path)
+    run("train", "--resume", tmp_path / "half", "--epochs", 4)
+    ours, theirs = (snode.load(p / "model.safetensors").field for p in (tmp_path / "half", moons))
+    np.testing.assert_array_equal(ours.W, theirs.W)
+    assert (tmp_path / "half" / "history.csv").read_text() == (moons / "history.csv").read_text()
+
+
+def test_check_passes_on_a_trained_model(moons):
+    assert "all passed" in run("check", moons).stdout
+
+
+def test_info_names_versions_and_threads():
+    numbers = json.loads(run("info", "--json").stdout)
+    assert numbers["packages"]["numpy"] == np.__version__
+    assert numbers["threads"] >= 1
+    run("info")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["train", "--activation", "foo"], "activation must be one of"),
+        (["train", "--activation", "elu:0.2"], "elu:alpha=0.2"),
+        (["train", "--data", "no/such/file"], "no/such/file"),
+        ([*QUICK, "--rule", "foo"], "rule must be one of"),
+        ([*QUICK, "--epochs", "-1"], "epochs must be positive"),
+        ([*QUICK, "--l2", "0"], "at least one of l2"),
+        ([*QUICK, "--noise", "a,b"], "noise must be numbers"),
+        ([*QUICK, "--dtype", "float16"], "dtype"),
+        ([*QUICK, "--inner", "h2"], "inner must be one of"),
+        ([*QUICK, "--learning-rate", "0.1"], "learning_rate is for the first-order"),
+        (["train", "--resume", "nowhere"], "options.json"),
+        (["train", "--resume", "x", "--seed", "2"], "seed cannot change"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["check", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_friendly_line(args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*args, code=2)
+    assert says in result.stderr
+    assert "Traceback" not in result.output + result.stderr
+    assert result.stderr.count("error:") == 1
+    assert list(tmp_path.rglob("options.json")) == []
+
+
+def test_existing_run_is_not_overwritten(moons):
+    result = run(*QUICK, "--name", moons.name, "--out", moons.parent, code=2)
+    assert "--resume" in result.stderr
+
+
+def test_damaged_model_is_refused(moons, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes((moons / "model.safetensors").read_bytes()[:-5])
+    assert "bad.safetensors" in run("check", path, code=2).stderr
+
+
+def test_first_order_method_and_sobolev_options(tmp_path):
+    run(*QUICK, "--method", "rmsprop", "--epochs", 1, "--name", "r", "--out", tmp_path)
+    run(*QUICK, "--inner", "h1", "--length", 0.5, "--rule", "PR+", "--ce", 1, "--l2", 0,
+        "--epochs", 1, "--name", "h", "--out", tmp_path)  # fmt: skip
+
+
+def test_module_runs_as_a_program():
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-m", "snode", "train", "--help"],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    for option in ("--activation", "--resume", "--json", "--inner", "--n-layers"):
+        assert option in done.stdout

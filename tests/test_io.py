@@ -1,0 +1,1031 @@
+"""Saving and loading: what goes out comes back bit for bit, and nothing hostile comes in."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snode import io
+from snode.fields import activations
+from snode.fields.activations import Activation, get_activation, register_activation
+from snode.fields.layer import StandaloneField
+from snode.results import ModelFormatError
+
+DATA = Path(__file__).parent / "data"
+MEMORY = 50e6  # bytes: the most that a small hostile file may cost
+
+
+def random_field(**options):
+    return StandaloneField.random(3, 2.0, 4, **{"rng": 0, **options})
+
+
+def assert_same_field(a, b):
+    for name in ("W", "b"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        assert x.tobytes() == y.tobytes()
+    assert (a.T, a.interpolation, a.activation.spec) == (b.T, b.interpolation, b.activation.spec)
+
+
+def peak_memory(call):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFormatError):
+            call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def own_activations():
+    known = dict(activations._TABLE)
+    yield
+    activations._TABLE.clear()
+    activations._TABLE.update(known)
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("interpolation", ["constant", "linear", "cubic"])
+    def test_weights_are_bit_identical(self, path, dtype, interpolation):
+        field = random_field(dtype=dtype, interpolation=interpolation)
+        io.save(path, field)
+        assert_same_field(io.load(path).field, field)
+
+    @pytest.mark.parametrize(
+        "activation",
+        [
+            "sigmoid",
+            "identity",
+            get_activation("leaky_relu", alpha=1 / 3),
+            get_activation("smooth_leaky_relu", alpha=0.2, width=np.float64(0.3)),
+            get_activation("elu", alpha=1),
+        ],
+    )
+    def test_activation_keeps_its_parameters(self, path, activation):
+        field = random_field(activation=activation)
+        io.save(path, field)
+        assert_same_field(io.load(path).field, field)
+
+    def test_what_is_known_comes_back(self, path):
+        manifest = {"seed": 7, "versions": {"numpy": "2"}, "history": [1.5, None], "text": "λ"}
+        io.save(path, random_field(), encoding=(0.0, -1.0), manifest=manifest)
+        model = io.load(path)
+        assert model.encoding == (0.0, -1.0)
+        assert model.manifest == manifest
+        assert model.format_version == io.FORMAT_VERSION
+
+    def test_unknown_encoding_stays_unknown(self, path):
+        io.save(path, random_field())
+        assert io.load(path).encoding is None
+        assert io.load(path).manifest == {}
+
+    def test_numpy_numbers_in_the_manifest(self, path):
+        io.save(path, random_field(), manifest={"n": np.int64(3), "rate": np.float32(0.5)})
+        assert io.load(path).manifest == {"n": 3, "rate": 0.5}
+
+    def test_two_saves_are_the_same_file(self, path, tmp_path):
+        io.save(path, random_field(), manifest={"seed": 0})
+        io.save(tmp_path / "again", random_field(), manifest={"seed": 0})
+        assert path.read_bytes() == (tmp_path / "again").read_bytes()
+
+    def test_safetensors_reads_the_same_arrays(self, path):
+        from safetensors.numpy import load_file
+
+        field = random_field()
+        io.save(path, field)
+        arrays = load_file(path)
+        assert set(arrays) == {"W", "b"}
+        assert np.array_equal(arrays["W"], field.W)
+        assert np.array_equal(arrays["b"], field.b)
+
+    def test_path_may_be_a_string(self, path):
+        io.save(str(path), random_field())
+        assert_same_field(io.load(str(path)).field, random_field())
+
+    def test_loaded_arrays_are_made_by_the_chosen_backend(self, path, monkeypatch):
+        class Device:
+            moved = 0
+
+            @classmethod
+            def asarray(cls, array):
+                cls.moved += 1
+                return np.asarray(array)
+
+        io.save(path, random_field())
+        monkeypatch.setattr(io, "creator_namespace", lambda: Device)
+        io.load(path)
+        assert Device.moved == 2
+
+
+class TestSave:
+    def test_unknown_type_of_field(self, path):
+        class StandaloneField:
+            pass
+
+        with pytest.raises(TypeError, match="field must be one of StandaloneField"):
+            io.save(path, StandaloneField())
+
+    def test_weights_that_are_not_finite(self, path):
+        field = random_field()
+        field = field.with_parameters(b=np.full_like(field.b, np.inf))
+        with pytest.raises(ValueError, match="b must be finite"):
+            io.save(path, field)
+        assert not path.exists()
+
+    @pytest.mark.parametrize("encoding", [(0.0,), (0.0, math.nan), ("0", "1"), 0.5, (0, 10**400)])
+    def test_wrong_encoding(self, path, encoding):
+        with pytest.raises(ValueError, match=r"encoding|background|ink"):
+            io.save(path, random_field(), encoding=encoding)
+
+    @pytest.mark.parametrize(
+        "manifest", [{"x": math.nan}, {"x": [math.inf]}, {1: 0, "1": 0}, {"a": "x" * 2**20}]
+    )
+    def test_manifest_that_could_not_be_loaded(self, path, manifest):
+        with pytest.raises(ValueError, match="header"):
+            io.save(path, random_field(), manifest=manifest)
+        assert list(path.parent.iterdir()) == []
+
+    def test_manifest_that_is_not_json(self, path):
+        with pytest.raises(TypeError, match="must be JSON"):
+            io.save(path, random_field(), manifest={"x": object()})
+
+    def test_endless_manifest(self, path):
+        endless = []
+        endless.append(endless)
+        with pytest.raises(ValueError, match="cannot be stored as JSON"):
+            io.save(path, random_field(), manifest={"x": endless})
+
+    def test_failure_leaves_the_old_file_and_nothing_else(self, path, monkeypatch):
+        io.save(path, random_field())
+        before = path.read_bytes()
+
+        def disk_full(self, content):
+            with self.open("wb") as file:
+                file.write(content[:100])
+            raise OSError("disk full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", disk_full)
+            with pytest.raises(OSError, match="disk full"):
+                io.save(path, random_field(rng=1))
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_replaces_the_old_file(self, path):
+        io.save(path, random_field())
+        io.save(path, random_field(rng=1))
+        assert_same_field(io.load(path).field, random_field(rng=1))
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize("write", [io.save, io.export_mat])
+    def test_file_has_the_usual_permissions(self, path, write):
+        usual = path.with_name("usual")
+        usual.touch()
+        write(path, random_field())
+        assert path.stat().st_mode == usual.stat().st_mode
+
+    def test_missing_folder(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"folder .* does not exist"):
+            io.save(tmp_path / "none" / "x", random_field())
+
+    def test_folder_in_the_way(self, tmp_path):
+        with pytest.raises(IsADirectoryError):
+            io.save(tmp_path, random_field())
+
+
+@pytest.mark.usefixtures("own_activations")
+class TestOwnActivation:
+    def test_registered_one_is_found_by_name(self, path):
+        register_activation("sine", np.sin, np.cos, (-1.0, 1.0))
+        io.save(path, random_field(activation="sine"))
+        assert io.load(path).field.activation is get_activation("sine")
+
+    def test_load_says_that_it_must_be_registered(self, path):
+        register_activation("sine", np.sin, np.cos, (-1.0, 1.0))
+        io.save(path, random_field(activation="sine"))
+        del activations._TABLE["sine"]
+        with pytest.raises(ModelFormatError, match=r"'sine'.*register_activation before loading"):
+            io.load(path)
+
+    def test_unregistered_one_is_not_saved(self, path):
+        sine = Activation("sine", np.sin, np.cos, (-1.0, 1.0))
+        with pytest.raises(ValueError, match="register_activation"):
+            io.save(path, random_field(activation=sine))
+
+    @pytest.mark.parametrize("write", [io.save, io.export_mat])
+    def test_one_under_a_false_name_is_not_saved(self, path, write):
+        false = Activation("tanh", np.sin, np.cos, (-1.0, 1.0))
+        with pytest.raises(ValueError, match="another function"):
+            write(path, random_field(activation=false))
+
+
+class TestArrays:
+    @pytest.mark.parametrize(
+        "dtype", ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", ">f8", ">i4"]
+    )
+    @pytest.mark.parametrize("shape", [(), (0,), (3,), (0, 5), (2, 3, 4)])
+    def test_round_trip(self, path, dtype, shape):
+        array = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+        io.save_arrays(path, {"a": array}, {"kind": "test"})
+        arrays, header = io.load_arrays(path)
+        assert header == {"kind": "test"}
+        assert arrays["a"].shape == shape
+        assert arrays["a"].dtype == array.dtype.newbyteorder("=")
+        assert np.array_equal(arrays["a"], array)
+        assert arrays["a"].flags.writeable
+
+    def test_nan_bits_and_signed_zeros_are_kept(self, path):
+        bits = np.array([0x7FF8000000000001, 0xFFF0000000000000, 0x8000000000000000], np.uint64)
+        io.save_arrays(path, {"a": bits.view(np.float64)}, {"kind": "test"})
+        assert np.array_equal(io.load_arrays(path)[0]["a"].view(np.uint64), bits)
+
+    def test_array_that_is_not_contiguous(self, path):
+        a = np.arange(24.0).reshape(4, 6)
+        io.save_arrays(path, {"T": a.T, "strided": a[::2, ::3]}, {"kind": "test"})
+        arrays, _ = io.load_arrays(path)
+        assert np.array_equal(arrays["T"], a.T)
+        assert np.array_equal(arrays["strided"], a[::2, ::3])
+
+    def test_state_of_a_generator_fits_in_the_header(self, path):
+        state = np.random.default_rng(0).bit_generator.state
+        io.save_arrays(path, {}, {"kind": "checkpoint", "rng": state})
+        assert io.load_arrays(path)[1]["rng"] == state
+
+    def test_many_arrays(self, path):
+        arrays = {f"moment/{i}": np.full(i, float(i)) for i in range(20)}
+        io.save_arrays(path, arrays, {"kind": "test"})
+        loaded, _ = io.load_arrays(path)
+        assert {k: v.tolist() for k, v in loaded.items()} == {
+            k: v.tolist() for k, v in arrays.items()
+        }
+
+    @pytest.mark.parametrize("header", [{}, {"kind": 3}])
+    def test_header_needs_a_kind(self, path, header):
+        with pytest.raises(ValueError, match="kind"):
+            io.save_arrays(path, {}, header)
+
+    @pytest.mark.parametrize(
+        ("arrays", "error", "message"),
+        [
+            ({"a": [1.0]}, TypeError, "must be a NumPy or CuPy array"),
+            ({"a": np.array([object()])}, ValueError, "must have dtype"),
+            ({"a": np.zeros(1, "f2")}, ValueError, "must have dtype"),
+            ({"a": np.zeros(1, "c16")}, ValueError, "must have dtype"),
+            ({"__metadata__": np.zeros(1)}, ValueError, "cannot be called"),
+            ({3: np.zeros(1)}, ValueError, "cannot be called"),
+        ],
+    )
+    def test_what_cannot_be_stored(self, path, arrays, error, message):
+        with pytest.raises(error, match=message):
+            io.save_arrays(path, arrays, {"kind": "test"})
+        assert not path.exists()
+
+    def test_a_checkpoint_is_not_a_field(self, path):
+        io.save_arrays(path, {}, {"kind": "checkpoint"})
+        with pytest.raises(ModelFormatError, match=r"'checkpoint', not a field"):
+            io.load(path)
+
+
+# --- hostile safetensors --------------------------------------------------------------------------
+
+
+def line(dtype="F64", shape=(1, 2, 2), offsets=(0, 32)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+FIELD = {
+    "type": "StandaloneField",
+    "T": 1.0,
+    "activation": {"name": "tanh"},
+    "interpolation": "constant",
+}
+HEADER = {"kind": "field", "field": FIELD, "encoding": None, "manifest": {}}
+LINES = {"W": line(), "b": line(shape=(1, 2), offsets=(32, 48))}
+
+
+def container(text, data=b"\0" * 48):
+    raw = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def model_file(header=HEADER, lines=LINES, version=1, data=b"\0" * 48, envelope=None):
+    if envelope is None:
+        envelope = json.dumps({"format_version": version, "header": header})
+    return container(json.dumps({"__metadata__": {"snode": envelope}, **lines}), data)
+
+
+def with_field(**changes):
+    return model_file({**HEADER, "field": {**FIELD, **changes}})
+
+
+def with_line(name="W", **changes):
+    return model_file(lines={**LINES, name: {**LINES[name], **changes}})
+
+
+NAN = np.full(6, np.nan).tobytes()
+GOOD = json.dumps({"format_version": 1, "header": HEADER})
+HOSTILE = {
+    "empty": (b"", "not a safetensors file"),
+    "short": (b"1234567", "not a safetensors file"),
+    "zip": (b"PK\3\4" + b"\0" * 100, "zip archive"),
+    "matlab": (b"MATLAB 5.0 MAT-file" + b" " * 200, "import_mat"),
+    "truncated": (model_file()[:-1], "truncated or padded"),
+    "truncated header": (model_file()[:100], "not a safetensors file"),
+    "padded": (model_file() + b"\0", "truncated or padded"),
+    "huge header": (struct.pack("<Q", 2**63) + b"{}", "claims a header of 9223372036854775808"),
+    "no header": (container(""), "Expecting value"),
+    "not UTF-8": (container(b"\xff\xfe{}"), "decode"),
+    "not JSON": (container("{'W': 1}"), "Expecting property name"),
+    "not an object": (container("[]"), "not a JSON object"),
+    "nested": (container("[" * 500_000), "nested too deeply"),
+    "nested a little": (container('{"a":' + "[" * 50 + "]" * 50 + "}"), "nested more than"),
+    "nested envelope": (model_file(envelope="[" * 100_000), "nested too deeply"),
+    "repeated key": (container('{"W": 1, "W": 2}'), "repeated"),
+    "repeated key in the envelope": (model_file(envelope='{"a": 1, "a": 2}'), "repeated"),
+    "NaN": (container('{"W": NaN}'), "not finite"),
+    "infinity": (container('{"W": -Infinity}'), "not finite"),
+    "overflow": (container('{"W": 1e999}'), "not finite"),
+    "huge integer": (container('{"W": ' + "9" * 10_000 + "}"), "integer string conversion"),
+    "no metadata": (container(json.dumps(LINES)), "not written by snode"),
+    "metadata is a list": (container(json.dumps({"__metadata__": []})), "not written by snode"),
+    "foreign metadata": (
+        container(json.dumps({"__metadata__": {"format": "pt"}, **LINES})),
+        "not written by snode",
+    ),
+    "envelope is a list": (model_file(envelope="[]"), "format version"),
+    "version is missing": (model_file(envelope='{"header": {}}'), "format version"),
+    "version is a boolean": (model_file(version=True), "format version"),
+    "version is zero": (model_file(version=0), "format version"),
+    "newer version": (model_file(version=2), r"newer snode \(format 2; this one reads up to 1\)"),
+    "header is a list": (model_file(header=[]), "no kind"),
+    "no kind": (model_file(header={"field": FIELD}), "no kind"),
+    "no field": (model_file({**HEADER, "field": None}), "no field type"),
+    "no manifest": (model_file({**HEADER, "manifest": None}), "no manifest"),
+    "wrong encoding": (model_file({**HEADER, "encoding": [0]}), "encoding must be a pair"),
+    "encoding of text": (model_file({**HEADER, "encoding": ["0", "1"]}), "must be a number"),
+    "unknown type": (with_field(type="os.system"), r"unknown field type 'os.system'; .* knows Sta"),
+    "type is a list": (with_field(type=["StandaloneField"]), "no field type"),
+    "T is zero": (with_field(T=0), "T must be a positive"),
+    "T is negative": (with_field(T=-1.0), "T must be a positive"),
+    "T is text": (with_field(T="1"), "T must be a number"),
+    "T is a boolean": (with_field(T=True), "T must be a number"),
+    "T overflows": (with_field(T=10**400), "T must be finite"),
+    "option too many": (with_field(extra=1), "field header must be"),
+    "unknown activation": (with_field(activation={"name": "evil"}), "'evil'"),
+    "activation is text": (with_field(activation="tanh"), "no activation name"),
+    "activation name is a list": (with_field(activation={"name": []}), "no activation name"),
+    "activation with a function": (
+        with_field(activation={"name": "tanh", "value": "exit"}),
+        "value must be a number",
+    ),
+    "activation with a second name": (
+        with_field(activation={"name": "tanh", "activation": 1}),
+        "cannot build its activation",
+    ),
+    "activation out of range": (
+        with_field(activation={"name": "leaky_relu", "alpha": 2}),
+        "alpha must be in",
+    ),
+    "unknown interpolation": (with_field(interpolation="nearest"), "interpolation must be one of"),
+    "interpolation is a list": (with_field(interpolation=["linear"]), "interpolation must be"),
+    "too few nodes": (with_field(interpolation="linear"), "at least 2 nodes"),
+    "weights are NaN": (model_file(data=NAN), "W must be finite"),
+    "line is a number": (model_file(lines={"W": 3}), "must have dtype, shape"),
+    "line with a key too many": (with_line(evil=1), "must have dtype, shape"),
+    "pickled objects": (with_line(dtype="O"), "dtype must be one of"),
+    "dtype is a list": (with_line(dtype=["F64"]), "dtype must be one of"),
+    "half precision": (with_line(dtype="F16", shape=[2, 2, 4]), "dtype must be one of"),
+    "integer weights": (with_line(dtype="I64"), "W must be float32 or float64"),
+    "mixed precision": (
+        model_file(lines={"W": line(), "b": line("F32", (1, 4), (32, 48))}),
+        "b must have shape",
+    ),
+    "negative shape": (with_line(shape=[-1, -2, 2]), "shape must be"),
+    "fractional shape": (with_line(shape=[1.0, 2, 2]), "shape must be"),
+    "huge shape": (with_line(shape=[2**40, 2**40]), "needs"),
+    "endless shape": (with_line(shape=[2**61] * 30_000), "at most 32 sizes"),
+    "empty and huge": (
+        model_file(lines={**LINES, "c": line(shape=[0, 2**61, 2**61], offsets=(48, 48))}),
+        "model.safetensors: ",
+    ),
+    "shape does not fit": (with_line(shape=[1, 2, 3]), "needs 48 bytes"),
+    "wrong shape": (with_line(shape=[4]), "W must have shape"),
+    "not square": (with_line(shape=[2, 1, 2]), "W must have shape"),
+    "offsets reversed": (with_line(data_offsets=[32, 0]), "its place in the file has -32"),
+    "one offset": (with_line(data_offsets=[32]), "two positions"),
+    "overlap": (
+        model_file(lines={"W": line(), "b": line(shape=(1, 2), offsets=(16, 32))}),
+        "overlaps",
+    ),
+    "gap": (
+        model_file(lines={"W": line(), "b": line(shape=(1, 2), offsets=(40, 56))}, data=b"\0" * 56),
+        "leaves a gap",
+    ),
+    "beyond the end": (
+        model_file(lines={"W": line(), "b": line(shape=(1, 200), offsets=(32, 1632))}),
+        "truncated",
+    ),
+    "array missing": (model_file(lines={"W": line()}, data=b"\0" * 32), "arrays must be"),
+    "array too many": (
+        model_file(lines={**LINES, "c": line("U8", (1,), (48, 49))}, data=b"\0" * 49),
+        "arrays must be",
+    ),
+    "boolean that is neither": (
+        model_file(lines={"c": line("BOOL", (3,), (0, 3))}, data=b"\1\0\7"),
+        "stored as 0 and 1",
+    ),
+}
+
+
+class TestHostile:
+    def test_the_template_is_a_valid_model(self, path):
+        path.write_bytes(model_file())
+        assert io.load(path).field.n == 2
+
+    @pytest.mark.parametrize("case", HOSTILE)
+    def test_is_refused_by_name(self, path, case):
+        content, message = HOSTILE[case]
+        path.write_bytes(content)
+        with pytest.raises(ModelFormatError, match=message) as caught:
+            io.load(path)
+        assert str(path) in str(caught.value)
+        assert len(str(caught.value)) < 1000
+
+    @pytest.mark.parametrize("protocol", range(6))
+    @pytest.mark.parametrize("read", [io.load, io.load_arrays, io.import_mat])
+    def test_pickle_is_never_run(self, path, read, protocol):
+        trace = path.parent / "trace"
+        path.write_bytes(pickle.dumps(_Payload(trace), protocol))
+        with pytest.raises(ModelFormatError):
+            read(path)
+        assert not trace.exists()
+
+    def test_pickle_is_called_one(self, path):
+        path.write_bytes(pickle.dumps({"W": np.zeros(3)}))
+        with pytest.raises(ModelFormatError, match="looks like a pickle"):
+            io.load(path)
+
+    @pytest.mark.parametrize("length", [2**20 + 1, 2**31, 2**40, 2**64 - 1])
+    def test_huge_header_costs_no_memory(self, path, length):
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", length))
+            file.truncate(2**32)  # a sparse file that would have room for it
+        assert peak_memory(lambda: io.load(path)) < 1e6
+
+    @pytest.mark.parametrize(
+        "item", ["{}", "[]", "1.5", '"ab"', '{"a":1}', '{"a":{}}', "[[[[]]]]", "9999999"]
+    )
+    def test_header_of_many_small_things(self, path, item):
+        items = ",".join([item] * ((2**20 - 100) // (len(item) + 1)))
+        path.write_bytes(container('{"__metadata__":[' + items + "]}", b""))
+        assert peak_memory(lambda: io.load(path)) < MEMORY
+
+    def test_claimed_arrays_cost_no_memory(self, path):
+        path.write_bytes(model_file(lines={"W": line(shape=(2**30,), offsets=(0, 2**33))}))
+        assert peak_memory(lambda: io.load(path)) < 1e6
+
+    def test_missing_file(self, path):
+        for read in (io.load, io.load_arrays, io.import_mat):
+            with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+                read(path)
+
+    def test_folder(self, tmp_path):
+        for read in (io.load, io.load_arrays, io.import_mat):
+            with pytest.raises(IsADirectoryError, match="is a folder"):
+                read(tmp_path)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+    def test_pipe_does_not_block(self, path):
+        os.mkfifo(path)
+        for read in (io.load, io.load_arrays, io.import_mat):
+            with pytest.raises(ModelFormatError, match="not a regular file"):
+                read(path)
+
+
+class _Payload:
+    """A pickle of this creates a file when it is loaded."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.trace),))
+
+
+def test_the_payload_would_work(tmp_path):
+    pickle.loads(pickle.dumps(_Payload(tmp_path / "trace")))
+    assert (tmp_path / "trace").exists()
+
+
+# --- fuzzing --------------------------------------------------------------------------------------
+
+
+def damaged(content, count, seed):
+    """Yield `count` copies of `content`, each with a few bytes changed, cut out or put in."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        raw = bytearray(content)
+        for _ in range(rng.integers(1, 4)):
+            position = int(rng.integers(len(raw)))
+            kind = rng.integers(5)
+            if kind == 0:
+                raw[position] ^= 1 << int(rng.integers(8))
+            elif kind == 1:
+                raw[position] = int(rng.choice([0, 1, 0x22, 0x2C, 0x7F, 0x80, 0xFF]))
+            elif kind == 2:
+                raw[position] = int(rng.integers(256))
+            elif kind == 3:
+                del raw[position : position + int(rng.integers(1, 9))]
+            else:
+                raw[position:position] = rng.bytes(int(rng.integers(1, 9)))
+        yield bytes(raw)
+
+
+def assert_valid_or_refused(read, path, content):
+    path.write_bytes(content)
+    try:
+        field = read(path).field
+    except ModelFormatError:
+        return False
+    assert np.isfinite(field.W).all()
+    assert np.isfinite(field.b).all()
+    assert field.b.shape == (len(field.W), field.n) == field.W.shape[:2]
+    assert math.isfinite(field.T)
+    assert field.T > 0
+    return True
+
+
+class TestFuzz:
+    def test_safetensors(self, path):
+        io.save(path, random_field(), encoding=(0.0, -1.0), manifest={"seed": 0})
+        content = path.read_bytes()
+        outcomes = [assert_valid_or_refused(io.load, path, c) for c in damaged(content, 1500, 0)]
+        assert True in outcomes
+        assert False in outcomes
+
+    @pytest.mark.parametrize("name", ["matlab_v6.mat", "matlab_v7.mat"])
+    def test_mat(self, path, name):
+        content = (DATA / name).read_bytes()
+        outcomes = [
+            assert_valid_or_refused(io.import_mat, path, c) for c in damaged(content, 1000, 1)
+        ]
+        assert True in outcomes
+        assert False in outcomes
+
+    def test_inside_compressed_variables(self, path):
+        rng = np.random.default_rng(2)
+        plain = mat_variables()
+        for _ in range(500):
+            name = str(rng.choice(list(plain)))
+            (raw,) = damaged(plain[name], 1, rng)
+            variables = {**plain, name: raw}
+            content = mat_file(*(compressed(v) for v in variables.values()))
+            assert_valid_or_refused(io.import_mat, path, content)
+
+    def test_truncation_is_always_noticed(self, path):
+        io.save(path, random_field())
+        content = path.read_bytes()
+        for length in range(len(content)):
+            assert not assert_valid_or_refused(io.load, path, content[:length])
+
+
+# --- MATLAB ---------------------------------------------------------------------------------------
+
+
+def element(kind, payload, order="<"):
+    return struct.pack(order + "II", kind, len(payload)) + payload + b"\0" * (-len(payload) % 8)
+
+
+def mat_array(name, class_, shape, *parts, order="<", flags=0):
+    """One array of a MATLAB 5 file."""
+    head = element(6, struct.pack(order + "II", class_ | flags, 0), order)
+    head += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order)
+    return element(14, head + element(1, name.encode(), order) + b"".join(parts), order)
+
+
+def mat_numeric(name, value, *, order="<", dtype="f8", class_=6, flags=0):
+    kind = {"i1": 1, "u1": 2, "i2": 3, "f4": 7, "f8": 9}[dtype]
+    value = np.atleast_2d(value)
+    data = element(kind, value.astype(order + dtype).tobytes("F"), order)
+    return mat_array(name, class_, value.shape, data, order=order, flags=flags)
+
+
+def mat_text(name, text, order="<"):
+    codec = "utf-16-le" if order == "<" else "utf-16-be"
+    return mat_array(name, 4, (1, len(text)), element(4, text.encode(codec), order), order=order)
+
+
+def mat_cell(name, values, shape=None, order="<", **options):
+    parts = [mat_numeric("", value, order=order, **options) for value in values]
+    return mat_array(name, 1, shape or (1, len(values)), *parts, order=order)
+
+
+def compressed(raw):
+    data = zlib.compress(raw)
+    return struct.pack("<II", 15, len(data)) + data
+
+
+def mat_file(*variables, order="<", version=0x0100):
+    mark = b"IM" if order == "<" else b"MI"
+    head = b"MATLAB 5.0 MAT-file".ljust(116) + b"\0" * 8 + struct.pack(order + "H", version) + mark
+    return head + b"".join(variables)
+
+
+W_CELLS = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0], [7.0, 8.0]])]
+B_CELLS = [np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])]
+
+
+def mat_variables(order="<", **changes):
+    """The variables of a small valid model; `changes` replaces some (None leaves one out)."""
+    variables = {
+        "Wcell": mat_cell("Wcell", W_CELLS, order=order),
+        "Bcell": mat_cell("Bcell", B_CELLS, order=order),
+        "actFun": mat_text("actFun", "tanh", order),
+        "T": mat_numeric("T", 1.0, order=order),
+        "tResolution": mat_numeric("tResolution", 2.0, order=order),
+        **changes,
+    }
+    return {name: raw for name, raw in variables.items() if raw is not None}
+
+
+def mat_model(**changes):
+    return mat_file(*mat_variables(**changes).values())
+
+
+class TestExportMat:
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_comes_back_bit_identical(self, path, dtype):
+        field = random_field(dtype=dtype)
+        io.export_mat(path, field, train_accuracy=0.75, test_accuracy=0.5)
+        model = io.import_mat(path)
+        assert_same_field(model.field, field)
+        assert model.encoding == (0.0, -1.0)
+        assert model.manifest["train_accuracy"] == 0.75
+        assert model.manifest["test_accuracy"] == 0.5
+        assert model.format_version is None
+
+    @pytest.mark.parametrize("name", io._MATLAB_ACTIVATIONS)
+    def test_every_activation_has_its_name(self, path, name):
+        field = random_field(activation=get_activation(io._MATLAB_ACTIVATIONS[name]))
+        io.export_mat(path, field)
+        model = io.import_mat(path)
+        assert model.manifest["matlab"]["actFun"] == name
+        assert_same_field(model.field, field)
+
+    @pytest.mark.parametrize("activation", ["identity", get_activation("elu", alpha=0.3)])
+    def test_activation_without_a_name(self, path, activation):
+        with pytest.raises(ValueError, match=r"has no name .* knows .*tanh"):
+            io.export_mat(path, random_field(activation=activation))
+
+    @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+    def test_only_constant_cells(self, path, interpolation):
+        with pytest.raises(ValueError, match="constant on each cell"):
+            io.export_mat(path, random_field(interpolation=interpolation))
+
+    def test_only_a_standalone_field(self, path):
+        with pytest.raises(TypeError, match="StandaloneField"):
+            io.export_mat(path, np.zeros(3))
+
+    @pytest.mark.parametrize("encoding", [None, (1.0, 0.0), (-0.5, 0.5)])
+    def test_encoding(self, path, encoding):
+        io.export_mat(path, random_field(), encoding=encoding)
+        assert io.import_mat(path).encoding == encoding
+
+    @pytest.mark.parametrize(("T", "K"), [(0.3, 7), (3.0, 150), (1e-3, 1), (1e5, 3)])
+    def test_any_depth_agrees_with_its_resolution(self, path, T, K):
+        io.export_mat(path, StandaloneField(np.zeros((K, 1, 1)), np.ones((K, 1)), T))
+        field = io.import_mat(path).field
+        assert (field.T, field.n_layers) == (T, K)
+
+    def test_imported_model_can_be_saved(self, path, tmp_path):
+        model = io.import_mat(DATA / "matlab_v7.mat")
+        io.save(path, model.field, encoding=model.encoding, manifest=model.manifest)
+        again = io.load(path)
+        assert_same_field(again.field, model.field)
+        assert again.manifest == model.manifest
+
+    def test_variables_are_laid_out_as_in_matlab(self, path):
+        from scipy.io import loadmat
+
+        field = random_field()
+        io.export_mat(path, field)
+        mat = loadmat(path, appendmat=False)
+        assert mat["Wcell"].shape == mat["Bcell"].shape == (1, 4)
+        assert np.array_equal(mat["Wcell"][0, 2], field.W[2])
+        assert np.array_equal(mat["Bcell"][0, 2], field.b[2][:, None])
+        assert mat["actFun"].tolist() == ["tanh"]
+        assert (mat["T"].item(), mat["tResolution"].item()) == (2.0, 2.0)
+        assert math.isnan(mat["trainAcc"].item())
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("octave") is None, reason="Octave is not installed")
+    def test_octave_computes_the_same_euler_step(self, tmp_path):
+        field = random_field(activation="relu")
+        io.export_mat(tmp_path / "model.mat", field)
+        script = (
+            "load model.mat; x = [1; -2; 3] / 4; "
+            "for k = 1:numel(Wcell), x = x + max(Wcell{k} * x + Bcell{k}, 0) / tResolution; end; "
+            "printf('%s %d %d %.17g %.17g %.17g\\n', actFun, size(Wcell), x);"
+        )
+        done = subprocess.run(
+            ["octave", "--no-gui", "--norc", "-q", "--eval", script],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        name, rows, columns, *x = done.stdout.split()
+        expected = np.array([[1.0], [-2.0], [3.0]]) / 4
+        for t in field.grid[:-1]:
+            expected = expected + 0.5 * field(t, expected)
+        assert (name, rows, columns) == ("relu", "1", "4")
+        # 4 steps of a 3 x 3 product: a handful of roundings of numbers near 1
+        assert np.allclose([float(v) for v in x], expected[:, 0], rtol=0, atol=1e-14)
+
+
+class TestImportMat:
+    @pytest.mark.parametrize("name", ["matlab_v6.mat", "matlab_v7.mat"])
+    def test_file_written_by_octave(self, name):
+        model = io.import_mat(DATA / name)
+        field = model.field
+        i, j = np.mgrid[1:4, 1:4]
+        k = np.arange(1, 5)
+        assert np.array_equal(field.W, (i + 3 * (j - 1)) / 8 + k[:, None, None])
+        assert np.array_equal(field.b, -np.arange(1, 4) / 8 - k[:, None])
+        assert field.W.flags.c_contiguous
+        assert field.dtype == np.float64
+        assert (field.T, field.n_layers, field.interpolation) == (2.0, 4, "constant")
+        assert field.activation.spec == {"name": "leaky_relu", "alpha": 0.01}
+        assert model.encoding == (0.0, -1.0)
+        assert model.manifest["train_accuracy"] == 0.5
+        assert model.manifest["test_accuracy"] is None
+        assert model.manifest["matlab"]["tResolution"] == 2.0
+
+    @pytest.mark.parametrize("name", ["matlab_v6.mat", "matlab_v7.mat"])
+    def test_agrees_with_scipy(self, name):
+        from scipy.io import loadmat
+
+        mat = loadmat(DATA / name)
+        field = io.import_mat(DATA / name).field
+        assert np.array_equal(field.W, np.stack(list(mat["Wcell"].ravel())))
+        assert np.array_equal(field.b[:, :, None], np.stack(list(mat["Bcell"].ravel())))
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_both_byte_orders(self, path, order):
+        path.write_bytes(mat_file(*mat_variables(order).values(), order=order))
+        field = io.import_mat(path).field
+        assert np.array_equal(field.W, np.stack(W_CELLS))
+        assert np.array_equal(field.b, np.stack(B_CELLS)[:, :, 0])
+        assert field.W.dtype.isnative
+
+    def test_rows_and_columns(self, path):
+        """K x 1 cells and biases that are rows mean the same."""
+        path.write_bytes(
+            mat_model(
+                Wcell=mat_cell("Wcell", W_CELLS, (2, 1)),
+                Bcell=mat_cell("Bcell", [b.T for b in B_CELLS], (2, 1)),
+            )
+        )
+        field = io.import_mat(path).field
+        assert np.array_equal(field.W, np.stack(W_CELLS))
+        assert np.array_equal(field.b, np.stack(B_CELLS)[:, :, 0])
+
+    @pytest.mark.parametrize(
+        ("options", "dtype"),
+        [
+            ({"dtype": "u1"}, "float64"),  # MATLAB stores whole doubles in the smallest type
+            ({"dtype": "i2", "class_": 10}, "float64"),  # int16
+            ({"dtype": "f4", "class_": 7}, "float32"),  # single
+            ({"dtype": "u1", "class_": 7}, "float32"),
+        ],
+    )
+    def test_number_types(self, path, options, dtype):
+        path.write_bytes(
+            mat_model(
+                Wcell=mat_cell("Wcell", W_CELLS, **options),
+                Bcell=mat_cell("Bcell", B_CELLS, **options),
+                T=mat_numeric("T", 1, dtype="u1", class_=9),
+            )
+        )
+        field = io.import_mat(path).field
+        assert field.dtype == dtype
+        assert np.array_equal(field.W, np.stack(W_CELLS))
+
+    def test_mixed_precision_becomes_double(self, path):
+        path.write_bytes(mat_model(Bcell=mat_cell("Bcell", B_CELLS, dtype="f4", class_=7)))
+        assert io.import_mat(path).field.dtype == np.float64
+
+    @pytest.mark.parametrize(
+        ("kind", "codec"), [(1, "ascii"), (2, "ascii"), (4, "utf-16-le"), (16, "utf-8"),
+                            (17, "utf-16-le"), (18, "utf-32-le")]
+    )  # fmt: skip
+    def test_texts(self, path, kind, codec):
+        text = mat_array("actFun", 4, (1, 4), element(kind, "relu".encode(codec)))
+        path.write_bytes(mat_model(actFun=text))
+        assert io.import_mat(path).field.activation.name == "relu"
+
+    def test_unrelated_variables_are_skipped(self, path):
+        opaque = element(14, element(6, struct.pack("<II", 17, 0)) + element(1, b"s") + b"?" * 64)
+        struct_ = mat_array("option", 2, (1, 1), element(5, b"garbage!"))
+        bomb = compressed(mat_array("junk", 6, (1, 2**21), element(9, bytes(2**24))))
+        small_name = struct.pack("<HH4s", 1, 2, b"xy\0\0")
+        small = element(14, mat_array("", 6, (0, 0))[8:-8] + small_name + element(9, b""))
+        path.write_bytes(
+            mat_file(opaque, compressed(opaque.replace(b"s", b"t", 1)), struct_, bomb, small,
+                     *mat_variables().values())
+        )  # fmt: skip
+        assert io.import_mat(path).field.n == 2
+
+    def test_compressed_and_plain_variables_mix(self, path):
+        variables = list(mat_variables().values())
+        mixed = [v if i % 2 else compressed(v) for i, v in enumerate(variables)]
+        path.write_bytes(mat_file(*mixed))
+        assert io.import_mat(path).field.n == 2
+
+    @pytest.mark.parametrize(
+        ("numbers", "encoding"),
+        [
+            ({}, None),
+            ({"inputBgEnc": 0.0}, None),
+            ({"inputScaleFactor": -1.0}, None),
+            ({"inputScaleFactor": -1.0, "inputShift": 0.5}, (0.5, -0.5)),
+            ({"inputScaleFactor": -1.0, "inputShift": 0.0, "inputBgEnc": 0.0}, (0.0, -1.0)),
+            ({"inputScaleFactor": -1.0, "inputShift": 0.0, "inputBgEnc": 1.0}, None),
+        ],
+    )
+    def test_encoding(self, path, numbers, encoding):
+        extra = {name: mat_numeric(name, value) for name, value in numbers.items()}
+        path.write_bytes(mat_model(**extra))
+        model = io.import_mat(path)
+        assert model.encoding == encoding
+        assert numbers.items() <= model.manifest["matlab"].items()
+
+    @pytest.mark.parametrize("name", ["Wcell", "Bcell", "actFun", "T", "tResolution"])
+    def test_missing_variable_is_named(self, path, name):
+        path.write_bytes(mat_model(**{name: None}))
+        with pytest.raises(ModelFormatError, match=f"has no variable {name}"):
+            io.import_mat(path)
+
+
+BOMB = compressed(mat_cell("Wcell", [np.zeros((1024, 1024))] * 2))
+HOSTILE_MAT = {
+    "empty": (b"", "not a MATLAB file"),
+    "text": (b"hello" * 100, "not a MATLAB file"),
+    "octave text": (b"# Created by Octave 7.3.0\n# name: T\n", "save it again with -v7"),
+    "v7.3": (b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "save it again with -v7"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 500, "save it again with -v7"),
+    "no variables": (mat_file(), "has no variable Wcell, Bcell"),
+    "truncated": (mat_model()[:-1], "truncated"),
+    "truncated variable": (mat_model()[:600], "truncated"),
+    "cut tag": (mat_model() + b"\0" * 4, "truncated"),
+    "not a variable": (mat_file(element(9, b"\0" * 8)), "element of type 9"),
+    "not compressed": (mat_file(struct.pack("<II", 15, 64) + b"x" * 64), "decompress"),
+    "repeated variable": (
+        mat_file(mat_numeric("T", 1.0), mat_numeric("T", 2.0)),
+        "two variables 'T'",
+    ),
+    "W is an array": (
+        mat_model(Wcell=mat_numeric("Wcell", np.eye(2))),
+        "Wcell must be a 1 x K cell; it is 2 x 2 numeric",
+    ),
+    "cell is a matrix": (
+        mat_model(Wcell=mat_cell("Wcell", W_CELLS * 2, (2, 2))),
+        "1 x K cell; it is 2 x 2 cell",
+    ),
+    "empty cell": (mat_model(Wcell=mat_cell("Wcell", [], (1, 0))), "must be a 1 x K cell"),
+    "cell with too few": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, 3))), "2 entries of 3"),
+    "cell with too many": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, 1))), "2 entries of 1"),
+    "huge cell": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, 2**31 - 1))), "2 entries of"),
+    "negative cell": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, -2))), "damaged"),
+    "empty entry": (
+        mat_model(Wcell=mat_array("Wcell", 1, (1, 1), element(14, b""))),
+        r"Wcell\{1\} is empty",
+    ),
+    "text entry": (
+        mat_model(Wcell=mat_array("Wcell", 1, (1, 1), mat_text("", "hello"))),
+        r"Wcell\{1\} must be a full real array; it is char",
+    ),
+    "cell in a cell": (
+        mat_model(Wcell=mat_array("Wcell", 1, (1, 1), mat_cell("", W_CELLS))),
+        r"Wcell\{1\} must be a full real array; it is cell",
+    ),
+    "not square": (
+        mat_model(Wcell=mat_cell("Wcell", [np.zeros((2, 3))] * 2)),
+        r"Wcell\{1\} must be 2 x 2; it is 2 x 3",
+    ),
+    "second one smaller": (
+        mat_model(Wcell=mat_cell("Wcell", [np.eye(2), np.eye(1)])),
+        r"Wcell\{2\} must be 2 x 2; it is 1 x 1",
+    ),
+    "wrong bias": (
+        mat_model(Bcell=mat_cell("Bcell", [np.zeros((2, 2))] * 2)),
+        r"Bcell\{1\} must be 2 x 1; it is 2 x 2",
+    ),
+    "fewer biases": (
+        mat_model(Bcell=mat_cell("Bcell", B_CELLS[:1])),
+        "Wcell has 2 cells and Bcell 1",
+    ),
+    "weights are NaN": (
+        mat_model(Wcell=mat_cell("Wcell", [np.full((2, 2), np.nan)] * 2)),
+        "W must be finite",
+    ),
+    "complex": (
+        mat_model(Wcell=mat_cell("Wcell", W_CELLS, flags=0x0800)),
+        r"Wcell\{1\} must be a full real array; it is complex",
+    ),
+    "sparse": (mat_model(T=mat_numeric("T", 1.0, class_=5)), "T must be .* it is sparse"),
+    "struct": (mat_model(T=mat_array("T", 2, (1, 1))), "T must be .* it is struct"),
+    "wrong number of values": (
+        mat_model(T=mat_array("T", 6, (1, 2), element(9, b"\0" * 8))),
+        "T has 1 values for its shape",
+    ),
+    "T is a vector": (mat_model(T=mat_numeric("T", [1.0, 2.0])), "T must be one number"),
+    "T is text": (mat_model(T=mat_text("T", "1")), "T must be a full real array; it is char"),
+    "T is zero": (mat_model(T=mat_numeric("T", 0.0)), "Wcell has 2 cells, but T"),
+    "T is negative": (
+        mat_model(T=mat_numeric("T", -1.0), tResolution=mat_numeric("tResolution", -2.0)),
+        "T must be a positive",
+    ),
+    "T is NaN": (mat_model(T=mat_numeric("T", np.nan)), "Wcell has 2 cells, but T"),
+    "wrong resolution": (
+        mat_model(tResolution=mat_numeric("tResolution", 50.0)),
+        r"Wcell has 2 cells, but T \* tResolution = 1 \* 50 = 50",
+    ),
+    "unknown activation": (mat_model(actFun=mat_text("actFun", "sin")), "actFun must be one of"),
+    "activation is a number": (mat_model(actFun=mat_numeric("actFun", 1.0)), "must be text"),
+    "activation is a handle": (
+        mat_model(actFun=mat_array("actFun", 16, (1, 1))),
+        "must be text; it is function handle",
+    ),
+    "long text": (mat_model(actFun=mat_text("actFun", "x" * 10**5)), "short text"),
+    "text of numbers": (
+        mat_model(actFun=mat_array("actFun", 4, (1, 1), element(9, struct.pack("<d", 1.5)))),
+        "model.safetensors: ",
+    ),
+    "truncated compression": (
+        mat_file(*mat_variables(T=None).values(), compressed(mat_numeric("T", 1.0))[:-5]),
+        "truncated",
+    ),
+    "compressed number": (
+        mat_model(T=compressed(element(9, mat_numeric("T", 1.0)[8:]))),
+        "damaged: T is an element of type 9",
+    ),
+    "bomb": (mat_model(Wcell=BOMB), "decompression bomb"),
+    "bomb in a bomb": (mat_model(Wcell=compressed(BOMB)), "damaged"),
+}
+
+
+class TestHostileMat:
+    def test_the_template_is_a_valid_model(self, path):
+        path.write_bytes(mat_model())
+        assert io.import_mat(path).field.n == 2
+
+    @pytest.mark.parametrize("case", HOSTILE_MAT)
+    def test_is_refused_by_name(self, path, case):
+        content, message = HOSTILE_MAT[case]
+        path.write_bytes(content)
+        with pytest.raises(ModelFormatError, match=message) as caught:
+            io.import_mat(path)
+        assert str(path) in str(caught.value)
+        assert len(str(caught.value)) < 1000
+
+    @pytest.mark.parametrize("name", ["Wcell", "Bcell", "actFun", "T", "tResolution"])
+    def test_bomb_costs_little_memory(self, path, name):
+        array = mat_array(name, 6, (1, 2**25), element(2, bytes(2**25)))
+        path.write_bytes(mat_model(**{name: compressed(array)}))
+        assert peak_memory(lambda: io.import_mat(path)) < MEMORY
+
+    @pytest.mark.parametrize("shrink", [bytes, compressed])
+    def test_deeply_nested_cells(self, path, shrink):
+        """A reader that calls itself for every level runs out of stack here."""
+        path.write_bytes(mat_model(Wcell=shrink(nested_cells(100_000))))
+        assert peak_memory(lambda: io.import_mat(path)) < MEMORY
+
+    def test_safetensors_is_not_a_mat_file(self, path):
+        io.save(path, random_field())
+        with pytest.raises(ModelFormatError, match="not a MATLAB file"):
+            io.import_mat(path)
+
+    def test_mat_file_is_not_safetensors(self):
+        with pytest.raises(ModelFormatError, match="import_mat"):
+            io.load(DATA / "matlab_v6.mat")
+
+
+def nested_cells(depth):
+    head = mat_array("Wcell", 1, (1, 1))[8:]
+    sizes = [(len(head) + 8) * level for level in range(depth, 0, -1)]
+    return b"".join(struct.pack("<II", 14, size) + head for size in sizes) + element(14, b"")
