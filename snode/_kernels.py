@@ -73,6 +73,42 @@ def add_products(a, b, acc):  # type: ignore[no-untyped-def]
 
 
 @_kernel
+def adjoint_step(h, u, lam, slope, q):  # type: ignore[no-untyped-def]
+    """lam += h u, then q = slope * lam of the layer before: two steps of the adjoint in one pass."""
+    for i in range(lam.shape[0]):
+        for j in range(lam.shape[1]):
+            v = lam[i, j] + h * u[i, j]
+            lam[i, j] = v
+            q[i, j] = slope[i, j] * v
+
+
+@_kernel
+def finish_layer(g, other, decay, theta, d, g_old, acc, dots):  # type: ignore[no-untyped-def]
+    """g += other + decay theta, and dots += (g.g, g.g_old, g.d) in float64; matrices of one layer.
+
+    `other`, `d` and `g_old` may have no rows, then they count as zero. `acc` holds (3, columns)
+    numbers: one sum per column vectorises, a single sum would not.
+    """
+    n, m = g.shape
+    acc[:] = 0.0
+    for i in range(n):
+        row = g[i]
+        if other.shape[0] > 0:
+            for j in range(m):
+                row[j] += other[i, j]
+        if decay != 0:
+            for j in range(m):
+                row[j] += decay * theta[i, j]
+        add_products(row, row, acc[0])
+        if g_old.shape[0] > 0:
+            add_products(row, g_old[i], acc[1])
+        if d.shape[0] > 0:
+            add_products(row, d[i], acc[2])
+    for i in range(3):
+        dots[i] += acc[i].sum()
+
+
+@_kernel
 def riesz_block(inverse_pivots, ratios, r, d, g_old, c0, c1, work, dots):  # type: ignore[no-untyped-def]
     """Solve the tridiagonal systems of columns c0..c1 of `r` in place, and form three dot products.
 

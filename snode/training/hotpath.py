@@ -34,14 +34,13 @@ from snode.training.innerproducts import InnerProduct, as_inner_product
 
 __all__ = ["EulerProblem", "Workspace"]
 
-LAYERS_PER_BLOCK = 30
+LAYERS_PER_BLOCK = 75
 """Adjoint steps between two rounds of gradient products."""
 
 COLUMNS_PER_BLOCK = 512
 """Entries of W solved for at once in the Riesz map; K of these fit the cache."""
 
-MIN_SAMPLES_PER_THREAD = 75
-"""A batch with fewer is not split: BLAS's own threads then do better (measured at n = 196)."""
+MIN_SAMPLES_PER_THREAD = 16
 
 
 class Workspace:
@@ -134,6 +133,7 @@ class _Columns:
         self.slope = buffer("slope", K, n, m)
         self.q = buffer("q", block, n, m)
         self.lam, self.u, self.v = (buffer(name, n, m) for name in ("lam", "u", "v"))
+        self.gb = buffer("gb", K, n)
         self.x[0] = x
 
 
@@ -189,7 +189,7 @@ class EulerProblem:
         self.slices = [slice(a, b) for a, b in pairwise(bounds)]
         self.parts = [_Columns(self.work, j, x[:, s], self.K) for j, s in enumerate(self.slices)]
         for j in range(count, self.work.threads):  # no buffers for threads without samples
-            for name in ("x", "slope", "q", "lam", "u", "v"):
+            for name in ("x", "slope", "q", "lam", "u", "v", "gb"):
                 self.work._buffers.pop((name, j), None)
         self.x_T = np.empty((self.n, self.m), x.dtype)
 
@@ -244,18 +244,22 @@ class EulerProblem:
             with _single_threaded_blas(self.work.threads):
                 dots = self.work.parallel(partial(self._gradient_layers, block), self.work.threads)
             totals += np.sum(dots, axis=0)
+        self._sum_bias_gradient()
         return self._riesz(totals)
 
     def _adjoint_columns(self, block: range, j: int) -> None:
-        from snode._kernels import add_scaled
+        from snode._kernels import adjoint_step
 
         part, W = self.parts[j], self.trial.W
-        lam, u = part.lam.ravel(), part.u.ravel()
+        q = part.q[: len(block)]
+        np.multiply(part.slope[block[-1]], part.lam, out=q[-1])
         for k in reversed(block):
-            q = part.q[k - block.start]
-            np.multiply(part.slope[k], part.lam, out=q)
-            np.matmul(W[k].T, q, out=part.u)
-            add_scaled(self.h, lam, u, lam)
+            np.matmul(W[k].T, q[k - block.start], out=part.u)
+            if k > block.start:
+                before = k - 1
+                adjoint_step(self.h, part.u, part.lam, part.slope[before], q[before - block.start])
+        part.lam += self.h * part.u
+        np.sum(q, axis=2, out=part.gb[block.start : block.stop])
 
     def _gradient_layers(self, block: range, i: int) -> Array:
         """Write the densities sum_k (lam * sigma') x^T of this thread's layers to `g`.
@@ -263,37 +267,43 @@ class EulerProblem:
         For piecewise constant weights in L2 the density plus decay W is the gradient, and its
         inner products are taken while the layer is in the cache.
         """
-        gW, gb = self.g["W"], self.g["b"]
-        other = self.work.buffer(("product", i), (self.n, self.n), gW.dtype)
-        totals = np.zeros(3)
+        from snode._kernels import finish_layer
+
+        gW, W, n = self.g["W"], self.trial.W, self.n
+        totals, acc = np.zeros(3), np.empty((3, n))
+        other = self.work.buffer(("product", i), (n, n), gW.dtype)
+        none = other[:0]
+        decay = self.h.dtype.type(self.cost.decay if self.is_density else 0)
+        d = self.d["W"] if self.has_direction and self.is_density else None
+        old = self.g_old["W"] if self._compares_gradients() and self.is_density else None
+        first, *rest = self.parts
         for k in block[i :: self.work.threads]:
-            for part in self.parts:
-                q = part.q[k - block.start]
-                if part is self.parts[0]:
-                    np.matmul(q, part.x[k].T, out=gW[k])
-                    np.sum(q, axis=1, out=gb[k])
-                else:
-                    np.matmul(q, part.x[k].T, out=other)
-                    gW[k] += other
-                    gb[k] += q.sum(axis=1)
-            if self.is_density:
-                totals += self._finish_layer(k)
+            np.matmul(first.q[k - block.start], first.x[k].T, out=gW[k])
+            for part in rest[:-1]:
+                np.matmul(part.q[k - block.start], part.x[k].T, out=other)
+                gW[k] += other
+            if rest:
+                np.matmul(rest[-1].q[k - block.start], rest[-1].x[k].T, out=other)
+            finish_layer(
+                gW[k], other if rest else none, decay, W[k],
+                none if d is None else d[k], none if old is None else old[k], acc, totals,
+            )  # fmt: skip
         return totals
 
-    def _finish_layer(self, k: int) -> Array:
-        dots = np.zeros(3)
-        for name, g in self.g.items():
-            gk = g[k].reshape(-1)
-            if self.cost.decay:
-                gk += self.h.dtype.type(self.cost.decay) * self.trial.parameters[name][k].reshape(
-                    -1
-                )
-            dots[0] += float(gk @ gk)
-            if self.keep_gradient and self.has_gradient:
-                dots[1] += float(gk @ self.g_old[name][k].reshape(-1))
-            if self.has_direction:
-                dots[2] += float(gk @ self.d[name][k].reshape(-1))
-        return dots * self.cell
+    def _compares_gradients(self) -> bool:
+        return self.keep_gradient and self.has_gradient
+
+    def _sum_bias_gradient(self) -> None:
+        gb = self.g["b"][: self.K]
+        np.sum([part.gb for part in self.parts], axis=0, out=gb)
+        if self.is_density and self.cost.decay:
+            gb += self.h.dtype.type(self.cost.decay) * self.trial.b
+
+    def _bias_dots(self) -> Array:
+        g = self.g["b"]
+        old = self.g_old["b"] if self._compares_gradients() else None
+        d = self.d["b"] if self.has_direction else None
+        return np.array([_layer_dot(g, g), _layer_dot(g, old), _layer_dot(g, d)])
 
     def line(self) -> LineModel:
         """Solve the sensitivity problem along d and return the model of the cost."""
@@ -320,8 +330,13 @@ class EulerProblem:
 
     def _riesz(self, totals: Array) -> Dots:
         """Turn the densities in `g` into the gradient, in place."""
-        if not self.is_density:
-            factor = self.cell  # the densities times this are the partial derivatives
+        if self.is_density:
+            totals = self.cell * (totals + self._bias_dots())
+        else:
+            totals, factor = (
+                np.zeros(3),
+                self.cell,
+            )  # the densities times this are the partial derivatives
             if self.cost.decay:
                 for g in self.g.values():
                     g *= self.h
@@ -329,7 +344,7 @@ class EulerProblem:
                 factor = 1.0
             for name in self.g:
                 totals = totals + factor * self._riesz_one(name, factor)
-        has_old = self.keep_gradient and self.has_gradient
+        has_old = self._compares_gradients()
         self.has_gradient = True
         return Dots(
             float(totals[0]), float(totals[1]) if has_old else float("nan"), float(totals[2])
@@ -339,7 +354,7 @@ class EulerProblem:
         """Solve gram g = factor p, g replacing p; return (p.g, p.g_old, p.d)."""
         p, gram = self.g[name], self.inner.gram(name)
         d = self.d[name] if self.has_direction else None
-        old = self.g_old[name] if self.keep_gradient and self.has_gradient else None
+        old = self.g_old[name] if self._compares_gradients() else None
         if gram is not None and gram.is_tridiagonal:
             task = _tridiagonal_task(gram, factor, p, d, old, self.work.threads)
             return np.sum(self.work.parallel(task, self.work.threads), axis=0)
