@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -42,13 +42,16 @@ COLUMNS_PER_BLOCK = 512
 
 MIN_SAMPLES_PER_THREAD = 16
 
+MIN_ENTRIES_TO_SHARE = 100_000
+"""Vector operations on fewer entries are done before a second thread wakes up."""
+
 
 class Workspace:
     """Buffers and threads that outlive one minibatch."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = check_threads(threads)
-        self.pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self.pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
         self._buffers: dict[Any, Array] = {}
 
     def buffer(self, name: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -63,7 +66,12 @@ class Workspace:
         """Run task(0), ..., task(count - 1), one a thread, and return what they return."""
         if self.pool is None or count == 1:
             return [_quietly(task, i) for i in range(count)]
-        return list(self.pool.map(partial(_quietly, task), range(count)))
+        others = [self.pool.submit(_quietly, task, i) for i in range(1, count)]
+        try:
+            first = _quietly(task, 0)
+        finally:
+            wait(others)
+        return [first, *(future.result() for future in others)]
 
 
 def _quietly(task: Callable[[int], Any], i: int) -> Any:
@@ -407,8 +415,9 @@ class EulerProblem:
         raise AssertionError("three buffers cannot all be taken by two iterates")
 
     def _by_ranges(self, size: int, task: Callable[[slice], Any]) -> None:
-        bounds = np.linspace(0, size, self.work.threads + 1).astype(int)
-        self.work.parallel(lambda i: task(slice(bounds[i], bounds[i + 1])), self.work.threads)
+        count = self.work.threads if size >= MIN_ENTRIES_TO_SHARE else 1
+        bounds = np.linspace(0, size, count + 1).astype(int)
+        self.work.parallel(lambda i: task(slice(bounds[i], bounds[i + 1])), count)
 
 
 def _for_range(kernel: Any, scalar: Any, arrays: tuple[Array, ...], s: slice) -> None:
