@@ -4,11 +4,8 @@ import json
 import math
 import os
 import pickle
-import shutil
 import struct
-import subprocess
 import tracemalloc
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +15,9 @@ from snode import io
 from snode.fields import activations
 from snode.fields.activations import Activation, get_activation, register_activation
 from snode.fields.layer import StandaloneField
+from snode.matlab import export_mat, import_mat
 from snode.results import ModelFormatError
 
-DATA = Path(__file__).parent / "data"
 MEMORY = 50e6  # bytes: the most that a small hostile file may cost
 
 
@@ -37,10 +34,10 @@ def assert_same_field(a, b):
     assert (a.T, a.interpolation, a.activation.spec) == (b.T, b.interpolation, b.activation.spec)
 
 
-def peak_memory(call):
+def peak_memory(call, error=ModelFormatError):
     tracemalloc.start()
     try:
-        with pytest.raises(ModelFormatError):
+        with pytest.raises(error):
             call()
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -114,6 +111,12 @@ class TestRoundTrip:
         assert set(arrays) == {"W", "b"}
         assert np.array_equal(arrays["W"], field.W)
         assert np.array_equal(arrays["b"], field.b)
+
+    def test_huge_weights(self, path):
+        """Their sum overflows, and that is no reason to warn."""
+        field = StandaloneField(np.full((2, 2, 2), 1e308), np.full((2, 2), -1e308), 1.0)
+        io.save(path, field)
+        assert_same_field(io.load(path).field, field)
 
     def test_path_may_be_a_string(self, path):
         io.save(str(path), random_field())
@@ -194,7 +197,7 @@ class TestSave:
         assert_same_field(io.load(path).field, random_field(rng=1))
         assert list(path.parent.iterdir()) == [path]
 
-    @pytest.mark.parametrize("write", [io.save, io.export_mat])
+    @pytest.mark.parametrize("write", [io.save, export_mat])
     def test_file_has_the_usual_permissions(self, path, write):
         usual = path.with_name("usual")
         usual.touch()
@@ -229,7 +232,7 @@ class TestOwnActivation:
         with pytest.raises(ValueError, match="register_activation"):
             io.save(path, random_field(activation=sine))
 
-    @pytest.mark.parametrize("write", [io.save, io.export_mat])
+    @pytest.mark.parametrize("write", [io.save, export_mat])
     def test_one_under_a_false_name_is_not_saved(self, path, write):
         false = Activation("tanh", np.sin, np.cos, (-1.0, 1.0))
         with pytest.raises(ValueError, match="another function"):
@@ -469,7 +472,7 @@ class TestHostile:
         assert len(str(caught.value)) < 1000
 
     @pytest.mark.parametrize("protocol", range(6))
-    @pytest.mark.parametrize("read", [io.load, io.load_arrays, io.import_mat])
+    @pytest.mark.parametrize("read", [io.load, io.load_arrays, import_mat])
     def test_pickle_is_never_run(self, path, read, protocol):
         trace = path.parent / "trace"
         path.write_bytes(pickle.dumps(_Payload(trace), protocol))
@@ -502,19 +505,19 @@ class TestHostile:
         assert peak_memory(lambda: io.load(path)) < 1e6
 
     def test_missing_file(self, path):
-        for read in (io.load, io.load_arrays, io.import_mat):
+        for read in (io.load, io.load_arrays, import_mat):
             with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
                 read(path)
 
     def test_folder(self, tmp_path):
-        for read in (io.load, io.load_arrays, io.import_mat):
+        for read in (io.load, io.load_arrays, import_mat):
             with pytest.raises(IsADirectoryError, match="is a folder"):
                 read(tmp_path)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
     def test_pipe_does_not_block(self, path):
         os.mkfifo(path)
-        for read in (io.load, io.load_arrays, io.import_mat):
+        for read in (io.load, io.load_arrays, import_mat):
             with pytest.raises(ModelFormatError, match="not a regular file"):
                 read(path)
 
@@ -580,452 +583,8 @@ class TestFuzz:
         assert True in outcomes
         assert False in outcomes
 
-    @pytest.mark.parametrize("name", ["matlab_v6.mat", "matlab_v7.mat"])
-    def test_mat(self, path, name):
-        content = (DATA / name).read_bytes()
-        outcomes = [
-            assert_valid_or_refused(io.import_mat, path, c) for c in damaged(content, 1000, 1)
-        ]
-        assert True in outcomes
-        assert False in outcomes
-
-    def test_inside_compressed_variables(self, path):
-        rng = np.random.default_rng(2)
-        plain = mat_variables()
-        for _ in range(500):
-            name = str(rng.choice(list(plain)))
-            (raw,) = damaged(plain[name], 1, rng)
-            variables = {**plain, name: raw}
-            content = mat_file(*(compressed(v) for v in variables.values()))
-            assert_valid_or_refused(io.import_mat, path, content)
-
     def test_truncation_is_always_noticed(self, path):
         io.save(path, random_field())
         content = path.read_bytes()
         for length in range(len(content)):
             assert not assert_valid_or_refused(io.load, path, content[:length])
-
-
-# --- MATLAB ---------------------------------------------------------------------------------------
-
-
-def element(kind, payload, order="<"):
-    return struct.pack(order + "II", kind, len(payload)) + payload + b"\0" * (-len(payload) % 8)
-
-
-def mat_array(name, class_, shape, *parts, order="<", flags=0):
-    """One array of a MATLAB 5 file."""
-    head = element(6, struct.pack(order + "II", class_ | flags, 0), order)
-    head += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order)
-    return element(14, head + element(1, name.encode(), order) + b"".join(parts), order)
-
-
-def mat_numeric(name, value, *, order="<", dtype="f8", class_=6, flags=0):
-    kind = {"i1": 1, "u1": 2, "i2": 3, "f4": 7, "f8": 9}[dtype]
-    value = np.atleast_2d(value)
-    data = element(kind, value.astype(order + dtype).tobytes("F"), order)
-    return mat_array(name, class_, value.shape, data, order=order, flags=flags)
-
-
-def mat_text(name, text, order="<"):
-    codec = "utf-16-le" if order == "<" else "utf-16-be"
-    return mat_array(name, 4, (1, len(text)), element(4, text.encode(codec), order), order=order)
-
-
-def mat_cell(name, values, shape=None, order="<", **options):
-    parts = [mat_numeric("", value, order=order, **options) for value in values]
-    return mat_array(name, 1, shape or (1, len(values)), *parts, order=order)
-
-
-def compressed(raw):
-    data = zlib.compress(raw)
-    return struct.pack("<II", 15, len(data)) + data
-
-
-def mat_file(*variables, order="<", version=0x0100):
-    mark = b"IM" if order == "<" else b"MI"
-    head = b"MATLAB 5.0 MAT-file".ljust(116) + b"\0" * 8 + struct.pack(order + "H", version) + mark
-    return head + b"".join(variables)
-
-
-W_CELLS = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[5.0, 6.0], [7.0, 8.0]])]
-B_CELLS = [np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])]
-
-
-def mat_variables(order="<", **changes):
-    """The variables of a small valid model; `changes` replaces some (None leaves one out)."""
-    variables = {
-        "Wcell": mat_cell("Wcell", W_CELLS, order=order),
-        "Bcell": mat_cell("Bcell", B_CELLS, order=order),
-        "actFun": mat_text("actFun", "tanh", order),
-        "T": mat_numeric("T", 1.0, order=order),
-        "tResolution": mat_numeric("tResolution", 2.0, order=order),
-        **changes,
-    }
-    return {name: raw for name, raw in variables.items() if raw is not None}
-
-
-def mat_model(**changes):
-    return mat_file(*mat_variables(**changes).values())
-
-
-class TestExportMat:
-    @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    def test_comes_back_bit_identical(self, path, dtype):
-        field = random_field(dtype=dtype)
-        io.export_mat(path, field, train_accuracy=0.75, test_accuracy=0.5)
-        model = io.import_mat(path)
-        assert_same_field(model.field, field)
-        assert model.encoding == (0.0, -1.0)
-        assert model.manifest["train_accuracy"] == 0.75
-        assert model.manifest["test_accuracy"] == 0.5
-        assert model.format_version is None
-
-    @pytest.mark.parametrize("name", io._MATLAB_ACTIVATIONS)
-    def test_every_activation_has_its_name(self, path, name):
-        field = random_field(activation=get_activation(io._MATLAB_ACTIVATIONS[name]))
-        io.export_mat(path, field)
-        model = io.import_mat(path)
-        assert model.manifest["matlab"]["actFun"] == name
-        assert_same_field(model.field, field)
-
-    @pytest.mark.parametrize("activation", ["identity", get_activation("elu", alpha=0.3)])
-    def test_activation_without_a_name(self, path, activation):
-        with pytest.raises(ValueError, match=r"has no name .* knows .*tanh"):
-            io.export_mat(path, random_field(activation=activation))
-
-    @pytest.mark.parametrize("interpolation", ["linear", "cubic"])
-    def test_only_constant_cells(self, path, interpolation):
-        with pytest.raises(ValueError, match="constant on each cell"):
-            io.export_mat(path, random_field(interpolation=interpolation))
-
-    def test_only_a_standalone_field(self, path):
-        with pytest.raises(TypeError, match="StandaloneField"):
-            io.export_mat(path, np.zeros(3))
-
-    @pytest.mark.parametrize("encoding", [None, (1.0, 0.0), (-0.5, 0.5)])
-    def test_encoding(self, path, encoding):
-        io.export_mat(path, random_field(), encoding=encoding)
-        assert io.import_mat(path).encoding == encoding
-
-    @pytest.mark.parametrize(("T", "K"), [(0.3, 7), (3.0, 150), (1e-3, 1), (1e5, 3)])
-    def test_any_depth_agrees_with_its_resolution(self, path, T, K):
-        io.export_mat(path, StandaloneField(np.zeros((K, 1, 1)), np.ones((K, 1)), T))
-        field = io.import_mat(path).field
-        assert (field.T, field.n_layers) == (T, K)
-
-    def test_imported_model_can_be_saved(self, path, tmp_path):
-        model = io.import_mat(DATA / "matlab_v7.mat")
-        io.save(path, model.field, encoding=model.encoding, manifest=model.manifest)
-        again = io.load(path)
-        assert_same_field(again.field, model.field)
-        assert again.manifest == model.manifest
-
-    def test_variables_are_laid_out_as_in_matlab(self, path):
-        from scipy.io import loadmat
-
-        field = random_field()
-        io.export_mat(path, field)
-        mat = loadmat(path, appendmat=False)
-        assert mat["Wcell"].shape == mat["Bcell"].shape == (1, 4)
-        assert np.array_equal(mat["Wcell"][0, 2], field.W[2])
-        assert np.array_equal(mat["Bcell"][0, 2], field.b[2][:, None])
-        assert mat["actFun"].tolist() == ["tanh"]
-        assert (mat["T"].item(), mat["tResolution"].item()) == (2.0, 2.0)
-        assert math.isnan(mat["trainAcc"].item())
-
-    @pytest.mark.slow
-    @pytest.mark.skipif(shutil.which("octave") is None, reason="Octave is not installed")
-    def test_octave_computes_the_same_euler_step(self, tmp_path):
-        field = random_field(activation="relu")
-        io.export_mat(tmp_path / "model.mat", field)
-        script = (
-            "load model.mat; x = [1; -2; 3] / 4; "
-            "for k = 1:numel(Wcell), x = x + max(Wcell{k} * x + Bcell{k}, 0) / tResolution; end; "
-            "printf('%s %d %d %.17g %.17g %.17g\\n', actFun, size(Wcell), x);"
-        )
-        done = subprocess.run(
-            ["octave", "--no-gui", "--norc", "-q", "--eval", script],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        name, rows, columns, *x = done.stdout.split()
-        expected = np.array([[1.0], [-2.0], [3.0]]) / 4
-        for t in field.grid[:-1]:
-            expected = expected + 0.5 * field(t, expected)
-        assert (name, rows, columns) == ("relu", "1", "4")
-        # 4 steps of a 3 x 3 product: a handful of roundings of numbers near 1
-        assert np.allclose([float(v) for v in x], expected[:, 0], rtol=0, atol=1e-14)
-
-
-class TestImportMat:
-    @pytest.mark.parametrize("name", ["matlab_v6.mat", "matlab_v7.mat"])
-    def test_file_written_by_octave(self, name):
-        model = io.import_mat(DATA / name)
-        field = model.field
-        i, j = np.mgrid[1:4, 1:4]
-        k = np.arange(1, 5)
-        assert np.array_equal(field.W, (i + 3 * (j - 1)) / 8 + k[:, None, None])
-        assert np.array_equal(field.b, -np.arange(1, 4) / 8 - k[:, None])
-        assert field.W.flags.c_contiguous
-        assert field.dtype == np.float64
-        assert (field.T, field.n_layers, field.interpolation) == (2.0, 4, "constant")
-        assert field.activation.spec == {"name": "leaky_relu", "alpha": 0.01}
-        assert model.encoding == (0.0, -1.0)
-        assert model.manifest["train_accuracy"] == 0.5
-        assert model.manifest["test_accuracy"] is None
-        assert model.manifest["matlab"]["tResolution"] == 2.0
-
-    @pytest.mark.parametrize("name", ["matlab_v6.mat", "matlab_v7.mat"])
-    def test_agrees_with_scipy(self, name):
-        from scipy.io import loadmat
-
-        mat = loadmat(DATA / name)
-        field = io.import_mat(DATA / name).field
-        assert np.array_equal(field.W, np.stack(list(mat["Wcell"].ravel())))
-        assert np.array_equal(field.b[:, :, None], np.stack(list(mat["Bcell"].ravel())))
-
-    @pytest.mark.parametrize("order", ["<", ">"])
-    def test_both_byte_orders(self, path, order):
-        path.write_bytes(mat_file(*mat_variables(order).values(), order=order))
-        field = io.import_mat(path).field
-        assert np.array_equal(field.W, np.stack(W_CELLS))
-        assert np.array_equal(field.b, np.stack(B_CELLS)[:, :, 0])
-        assert field.W.dtype.isnative
-
-    def test_rows_and_columns(self, path):
-        """K x 1 cells and biases that are rows mean the same."""
-        path.write_bytes(
-            mat_model(
-                Wcell=mat_cell("Wcell", W_CELLS, (2, 1)),
-                Bcell=mat_cell("Bcell", [b.T for b in B_CELLS], (2, 1)),
-            )
-        )
-        field = io.import_mat(path).field
-        assert np.array_equal(field.W, np.stack(W_CELLS))
-        assert np.array_equal(field.b, np.stack(B_CELLS)[:, :, 0])
-
-    @pytest.mark.parametrize(
-        ("options", "dtype"),
-        [
-            ({"dtype": "u1"}, "float64"),  # MATLAB stores whole doubles in the smallest type
-            ({"dtype": "i2", "class_": 10}, "float64"),  # int16
-            ({"dtype": "f4", "class_": 7}, "float32"),  # single
-            ({"dtype": "u1", "class_": 7}, "float32"),
-        ],
-    )
-    def test_number_types(self, path, options, dtype):
-        path.write_bytes(
-            mat_model(
-                Wcell=mat_cell("Wcell", W_CELLS, **options),
-                Bcell=mat_cell("Bcell", B_CELLS, **options),
-                T=mat_numeric("T", 1, dtype="u1", class_=9),
-            )
-        )
-        field = io.import_mat(path).field
-        assert field.dtype == dtype
-        assert np.array_equal(field.W, np.stack(W_CELLS))
-
-    def test_mixed_precision_becomes_double(self, path):
-        path.write_bytes(mat_model(Bcell=mat_cell("Bcell", B_CELLS, dtype="f4", class_=7)))
-        assert io.import_mat(path).field.dtype == np.float64
-
-    @pytest.mark.parametrize(
-        ("kind", "codec"), [(1, "ascii"), (2, "ascii"), (4, "utf-16-le"), (16, "utf-8"),
-                            (17, "utf-16-le"), (18, "utf-32-le")]
-    )  # fmt: skip
-    def test_texts(self, path, kind, codec):
-        text = mat_array("actFun", 4, (1, 4), element(kind, "relu".encode(codec)))
-        path.write_bytes(mat_model(actFun=text))
-        assert io.import_mat(path).field.activation.name == "relu"
-
-    def test_unrelated_variables_are_skipped(self, path):
-        opaque = element(14, element(6, struct.pack("<II", 17, 0)) + element(1, b"s") + b"?" * 64)
-        struct_ = mat_array("option", 2, (1, 1), element(5, b"garbage!"))
-        bomb = compressed(mat_array("junk", 6, (1, 2**21), element(9, bytes(2**24))))
-        small_name = struct.pack("<HH4s", 1, 2, b"xy\0\0")
-        small = element(14, mat_array("", 6, (0, 0))[8:-8] + small_name + element(9, b""))
-        path.write_bytes(
-            mat_file(opaque, compressed(opaque.replace(b"s", b"t", 1)), struct_, bomb, small,
-                     *mat_variables().values())
-        )  # fmt: skip
-        assert io.import_mat(path).field.n == 2
-
-    def test_compressed_and_plain_variables_mix(self, path):
-        variables = list(mat_variables().values())
-        mixed = [v if i % 2 else compressed(v) for i, v in enumerate(variables)]
-        path.write_bytes(mat_file(*mixed))
-        assert io.import_mat(path).field.n == 2
-
-    @pytest.mark.parametrize(
-        ("numbers", "encoding"),
-        [
-            ({}, None),
-            ({"inputBgEnc": 0.0}, None),
-            ({"inputScaleFactor": -1.0}, None),
-            ({"inputScaleFactor": -1.0, "inputShift": 0.5}, (0.5, -0.5)),
-            ({"inputScaleFactor": -1.0, "inputShift": 0.0, "inputBgEnc": 0.0}, (0.0, -1.0)),
-            ({"inputScaleFactor": -1.0, "inputShift": 0.0, "inputBgEnc": 1.0}, None),
-        ],
-    )
-    def test_encoding(self, path, numbers, encoding):
-        extra = {name: mat_numeric(name, value) for name, value in numbers.items()}
-        path.write_bytes(mat_model(**extra))
-        model = io.import_mat(path)
-        assert model.encoding == encoding
-        assert numbers.items() <= model.manifest["matlab"].items()
-
-    @pytest.mark.parametrize("name", ["Wcell", "Bcell", "actFun", "T", "tResolution"])
-    def test_missing_variable_is_named(self, path, name):
-        path.write_bytes(mat_model(**{name: None}))
-        with pytest.raises(ModelFormatError, match=f"has no variable {name}"):
-            io.import_mat(path)
-
-
-BOMB = compressed(mat_cell("Wcell", [np.zeros((1024, 1024))] * 2))
-HOSTILE_MAT = {
-    "empty": (b"", "not a MATLAB file"),
-    "text": (b"hello" * 100, "not a MATLAB file"),
-    "octave text": (b"# Created by Octave 7.3.0\n# name: T\n", "save it again with -v7"),
-    "v7.3": (b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "save it again with -v7"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 500, "save it again with -v7"),
-    "no variables": (mat_file(), "has no variable Wcell, Bcell"),
-    "truncated": (mat_model()[:-1], "truncated"),
-    "truncated variable": (mat_model()[:600], "truncated"),
-    "cut tag": (mat_model() + b"\0" * 4, "truncated"),
-    "not a variable": (mat_file(element(9, b"\0" * 8)), "element of type 9"),
-    "not compressed": (mat_file(struct.pack("<II", 15, 64) + b"x" * 64), "decompress"),
-    "repeated variable": (
-        mat_file(mat_numeric("T", 1.0), mat_numeric("T", 2.0)),
-        "two variables 'T'",
-    ),
-    "W is an array": (
-        mat_model(Wcell=mat_numeric("Wcell", np.eye(2))),
-        "Wcell must be a 1 x K cell; it is 2 x 2 numeric",
-    ),
-    "cell is a matrix": (
-        mat_model(Wcell=mat_cell("Wcell", W_CELLS * 2, (2, 2))),
-        "1 x K cell; it is 2 x 2 cell",
-    ),
-    "empty cell": (mat_model(Wcell=mat_cell("Wcell", [], (1, 0))), "must be a 1 x K cell"),
-    "cell with too few": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, 3))), "2 entries of 3"),
-    "cell with too many": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, 1))), "2 entries of 1"),
-    "huge cell": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, 2**31 - 1))), "2 entries of"),
-    "negative cell": (mat_model(Wcell=mat_cell("Wcell", W_CELLS, (1, -2))), "damaged"),
-    "empty entry": (
-        mat_model(Wcell=mat_array("Wcell", 1, (1, 1), element(14, b""))),
-        r"Wcell\{1\} is empty",
-    ),
-    "text entry": (
-        mat_model(Wcell=mat_array("Wcell", 1, (1, 1), mat_text("", "hello"))),
-        r"Wcell\{1\} must be a full real array; it is char",
-    ),
-    "cell in a cell": (
-        mat_model(Wcell=mat_array("Wcell", 1, (1, 1), mat_cell("", W_CELLS))),
-        r"Wcell\{1\} must be a full real array; it is cell",
-    ),
-    "not square": (
-        mat_model(Wcell=mat_cell("Wcell", [np.zeros((2, 3))] * 2)),
-        r"Wcell\{1\} must be 2 x 2; it is 2 x 3",
-    ),
-    "second one smaller": (
-        mat_model(Wcell=mat_cell("Wcell", [np.eye(2), np.eye(1)])),
-        r"Wcell\{2\} must be 2 x 2; it is 1 x 1",
-    ),
-    "wrong bias": (
-        mat_model(Bcell=mat_cell("Bcell", [np.zeros((2, 2))] * 2)),
-        r"Bcell\{1\} must be 2 x 1; it is 2 x 2",
-    ),
-    "fewer biases": (
-        mat_model(Bcell=mat_cell("Bcell", B_CELLS[:1])),
-        "Wcell has 2 cells and Bcell 1",
-    ),
-    "weights are NaN": (
-        mat_model(Wcell=mat_cell("Wcell", [np.full((2, 2), np.nan)] * 2)),
-        "W must be finite",
-    ),
-    "complex": (
-        mat_model(Wcell=mat_cell("Wcell", W_CELLS, flags=0x0800)),
-        r"Wcell\{1\} must be a full real array; it is complex",
-    ),
-    "sparse": (mat_model(T=mat_numeric("T", 1.0, class_=5)), "T must be .* it is sparse"),
-    "struct": (mat_model(T=mat_array("T", 2, (1, 1))), "T must be .* it is struct"),
-    "wrong number of values": (
-        mat_model(T=mat_array("T", 6, (1, 2), element(9, b"\0" * 8))),
-        "T has 1 values for its shape",
-    ),
-    "T is a vector": (mat_model(T=mat_numeric("T", [1.0, 2.0])), "T must be one number"),
-    "T is text": (mat_model(T=mat_text("T", "1")), "T must be a full real array; it is char"),
-    "T is zero": (mat_model(T=mat_numeric("T", 0.0)), "Wcell has 2 cells, but T"),
-    "T is negative": (
-        mat_model(T=mat_numeric("T", -1.0), tResolution=mat_numeric("tResolution", -2.0)),
-        "T must be a positive",
-    ),
-    "T is NaN": (mat_model(T=mat_numeric("T", np.nan)), "Wcell has 2 cells, but T"),
-    "wrong resolution": (
-        mat_model(tResolution=mat_numeric("tResolution", 50.0)),
-        r"Wcell has 2 cells, but T \* tResolution = 1 \* 50 = 50",
-    ),
-    "unknown activation": (mat_model(actFun=mat_text("actFun", "sin")), "actFun must be one of"),
-    "activation is a number": (mat_model(actFun=mat_numeric("actFun", 1.0)), "must be text"),
-    "activation is a handle": (
-        mat_model(actFun=mat_array("actFun", 16, (1, 1))),
-        "must be text; it is function handle",
-    ),
-    "long text": (mat_model(actFun=mat_text("actFun", "x" * 10**5)), "short text"),
-    "text of numbers": (
-        mat_model(actFun=mat_array("actFun", 4, (1, 1), element(9, struct.pack("<d", 1.5)))),
-        "model.safetensors: ",
-    ),
-    "truncated compression": (
-        mat_file(*mat_variables(T=None).values(), compressed(mat_numeric("T", 1.0))[:-5]),
-        "truncated",
-    ),
-    "compressed number": (
-        mat_model(T=compressed(element(9, mat_numeric("T", 1.0)[8:]))),
-        "damaged: T is an element of type 9",
-    ),
-    "bomb": (mat_model(Wcell=BOMB), "decompression bomb"),
-    "bomb in a bomb": (mat_model(Wcell=compressed(BOMB)), "damaged"),
-}
-
-
-class TestHostileMat:
-    def test_the_template_is_a_valid_model(self, path):
-        path.write_bytes(mat_model())
-        assert io.import_mat(path).field.n == 2
-
-    @pytest.mark.parametrize("case", HOSTILE_MAT)
-    def test_is_refused_by_name(self, path, case):
-        content, message = HOSTILE_MAT[case]
-        path.write_bytes(content)
-        with pytest.raises(ModelFormatError, match=message) as caught:
-            io.import_mat(path)
-        assert str(path) in str(caught.value)
-        assert len(str(caught.value)) < 1000
-
-    @pytest.mark.parametrize("name", ["Wcell", "Bcell", "actFun", "T", "tResolution"])
-    def test_bomb_costs_little_memory(self, path, name):
-        array = mat_array(name, 6, (1, 2**25), element(2, bytes(2**25)))
-        path.write_bytes(mat_model(**{name: compressed(array)}))
-        assert peak_memory(lambda: io.import_mat(path)) < MEMORY
-
-    @pytest.mark.parametrize("shrink", [bytes, compressed])
-    def test_deeply_nested_cells(self, path, shrink):
-        """A reader that calls itself for every level runs out of stack here."""
-        path.write_bytes(mat_model(Wcell=shrink(nested_cells(100_000))))
-        assert peak_memory(lambda: io.import_mat(path)) < MEMORY
-
-    def test_safetensors_is_not_a_mat_file(self, path):
-        io.save(path, random_field())
-        with pytest.raises(ModelFormatError, match="not a MATLAB file"):
-            io.import_mat(path)
-
-    def test_mat_file_is_not_safetensors(self):
-        with pytest.raises(ModelFormatError, match="import_mat"):
-            io.load(DATA / "matlab_v6.mat")
-
-
-def nested_cells(depth):
-    head = mat_array("Wcell", 1, (1, 1))[8:]
-    sizes = [(len(head) + 8) * level for level in range(depth, 0, -1)]
-    return b"".join(struct.pack("<II", 14, size) + head for size in sizes) + element(14, b"")

@@ -36,6 +36,8 @@ class Activation:
         Points where sigma' jumps; Taylor tests keep away from them.
     params : mapping
         Parameters of the family, e.g. ``{"alpha": 0.2}``.
+    kernel : str, optional
+        Name of the fused CPU kernel that computes exactly this function; built-in entries only.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Activation:
     slope_interval: tuple[float, float]
     kinks: tuple[float, ...] = ()
     params: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    kernel: str | None = None
 
     def __call__(self, a: Array) -> Array:
         """Return sigma(a)."""
@@ -73,7 +76,10 @@ def _tanh() -> Activation:
         s = array_namespace(a).tanh(a)
         return 1 - s * s
 
-    return Activation("tanh", lambda a: array_namespace(a).tanh(a), slope, (0.0, 1.0))
+    def value(a: Array) -> Array:
+        return array_namespace(a).tanh(a)
+
+    return Activation("tanh", value, slope, (0.0, 1.0), kernel="tanh")
 
 
 def _logistic(a: Array) -> Array:
@@ -106,6 +112,7 @@ def _relu() -> Activation:
         lambda a: (a > 0).astype(a.dtype),
         (0.0, 1.0),
         kinks=(0.0,),
+        kernel="leaky",
     )
 
 
@@ -118,6 +125,7 @@ def _leaky_relu(alpha: float = 0.01) -> Activation:
         (alpha, 1.0),
         kinks=(0.0,),
         params={"alpha": alpha},
+        kernel="leaky",
     )
 
 

@@ -85,6 +85,13 @@ class DepthBasis:
 
 @lru_cache(maxsize=4096)
 def _row(basis: DepthBasis, t: float) -> tuple[int, np.ndarray[Any, Any]]:
+    start, weights = _row_values(basis, t)
+    weights = weights.copy()
+    weights.flags.writeable = False  # it is shared by everybody who asks for this depth
+    return start, weights
+
+
+def _row_values(basis: DepthBasis, t: float) -> tuple[int, np.ndarray[Any, Any]]:
     K, T = basis.n_cells, basis.T
     slack = 1e-12 * T
     if not -slack <= t <= T + slack:

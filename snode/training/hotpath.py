@@ -34,10 +34,10 @@ from snode.training.innerproducts import InnerProduct, as_inner_product
 
 __all__ = ["EulerProblem", "Workspace"]
 
-LAYERS_PER_BLOCK = 75
+LAYERS_PER_BLOCK = 50
 """Adjoint steps between two rounds of gradient products."""
 
-COLUMNS_PER_BLOCK = 512
+COLUMNS_PER_BLOCK = 256
 """Entries of W solved for at once in the Riesz map; K of these fit the cache."""
 
 MIN_SAMPLES_PER_THREAD = 16
@@ -432,14 +432,14 @@ def _step_for(activation: Activation) -> Callable[..., None]:
     """Return step(a, b, h, x, x_next, slope) that does the elementwise part of an Euler step."""
     from snode import _kernels
 
-    if activation.name in ("relu", "leaky_relu"):
+    if activation.kernel == "leaky":
         alpha = activation.params.get("alpha", 0.0)
 
         def leaky(a: Array, b: Array, h: Any, x: Array, x_next: Array, slope: Array) -> None:
             _kernels.leaky_step(a, b, h, h.dtype.type(alpha), x, x_next, slope)
 
         return leaky
-    if activation.name == "tanh":
+    if activation.kernel == "tanh":
 
         def tanh(a: Array, b: Array, h: Any, x: Array, x_next: Array, slope: Array) -> None:
             np.add(a, b[:, None], out=a)

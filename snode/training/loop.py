@@ -23,7 +23,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
 from snode.io import load_arrays, save_arrays
-from snode.ode.problems import check_choice
+from snode.ode.problems import check_choice, check_state
 from snode.predict import accuracy
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
 from snode.training.costs import Cost
@@ -180,8 +180,7 @@ def train(
         raise ValueError(f"eval_every must be positive or None; got {eval_every!r}")
     if eval_samples is not None and eval_samples < 1:
         raise ValueError(f"eval_samples must be positive or None; got {eval_samples!r}")
-    check_data(field, split.x[:, :1], split.y[..., :1])
-    cost.at(field, split.y)
+    _check_split(field, split, cost)
     if inner is None:
         inner = "l2" if method == "ncg" else "euclidean"
     run = _Training(field, split, cost, options, as_inner_product(inner, field), rng)
@@ -239,6 +238,22 @@ def _as_split(data: Any) -> _Split:
         raise TypeError("data must hold arrays: y is not an array")
     labels = y.ndim == 1 and y.size and y.dtype.kind in "iu"
     return _Split(x, y, x_test, y_test, max(2, int(y.max()) + 1) if labels else 2)
+
+
+def _check_split(field: Any, split: _Split, cost: Cost) -> None:
+    """Find bad data before the first minibatch."""
+    check_data(field, split.x, split.y)
+    cost.at(field, split.y)
+    x, y = split.x_test, split.y_test
+    if x is None and y is None:
+        return
+    if x is None or y is None or not hasattr(y, "shape"):
+        raise TypeError("x_test and y_test must both be arrays, or both be left out")
+    check_state(field, x, "x_test")
+    if y.shape[-1:] != x.shape[1:]:
+        raise ValueError(
+            f"y_test must have one entry per column of x_test ({x.shape[1]}); got {y.shape}"
+        )
 
 
 class _Training:
@@ -452,12 +467,14 @@ class _Training:
         # not the dtype of y: an int32 label file is the same data as an int64 one
         y = np.ascontiguousarray(to_host(self.split.y)[..., :10_000], dtype=np.float64)
         x = np.ascontiguousarray(to_host(self.split.x[:, :100]))
-        return options | {
-            "inner": repr(self.inner),
+        identity = options | {
+            "inner": [type(self.inner).__name__, self.inner.length],
             "cost": asdict(self.cost),
-            "field": repr(self.field),
+            "field": _field_identity(self.field),
             "data": [self.m, zlib.crc32(y.tobytes()), zlib.crc32(x.tobytes())],
         }
+        plain: dict[str, Any] = _plain(identity)
+        return plain
 
     def write(self, path: Path) -> None:
         """Write everything that the rest of the run depends on."""
@@ -468,16 +485,17 @@ class _Training:
         if self.optimizer is not None:
             for name, slots in self.optimizer.state.items():
                 arrays |= {f"slot {s} {name}": to_host(v) for s, v in slots.items()}
-        elif not self.options.restart and self.problem is not None:
-            for group, table in self.problem.carry().items():
+        elif not self.options.restart:
+            carried = self.carried if self.problem is None else self.problem.carry()
+            for group, table in carried.items():
                 arrays |= {f"carry {group} {k}": to_host(v) for k, v in table.items()}
         header = {
             "identity": self._identity(),
             "batch": self.batch,
             "skipped": [self.skipped, self.skipped_in_row],
             "count": self.optimizer.count if self.optimizer else 0,
-            "memory": [float.hex(self.memory.gg_old), float.hex(self.memory.gd_old)],
-            "rng": json.dumps(self.rng.bit_generator.state),
+            "memory": [float(v).hex() for v in (self.memory.gg_old, self.memory.gd_old)],
+            "rng": json.dumps(self.rng.bit_generator.state, default=_array_to_json),
         }
         save_arrays(path, arrays, {"kind": "snode checkpoint", **header})
 
@@ -494,7 +512,7 @@ class _Training:
 
     def _check_identity(self, path: Path, header: dict[str, Any]) -> None:
         ours, theirs = self._identity(), header.get("identity", {})
-        different = [k for k in ours if json.loads(json.dumps(ours[k])) != theirs.get(k)]
+        different = [k for k in ours if ours[k] != theirs.get(k)]
         if different:
             k = different[0]
             raise ModelFormatError(
@@ -516,7 +534,7 @@ class _Training:
         self.history = {k: list(map(float, arrays[f"history {k}"])) for k in HISTORY}
         self.evaluations = {k: list(map(float, arrays[f"evaluation {k}"])) for k in EVALUATIONS}
         self.memory = Memory(*map(float.fromhex, header["memory"]))
-        self.rng.bit_generator.state = json.loads(header["rng"])
+        self.rng.bit_generator.state = json.loads(header["rng"], object_hook=_array_from_json)
         if self.optimizer is not None:
             self.optimizer.count = int(header["count"])
             for name, slots in self.optimizer.state.items():
@@ -526,6 +544,27 @@ class _Training:
         self.carried = {
             g: {k: xp.asarray(v) for k, v in group(f"carry {g} ").items()} for g in ("d", "g")
         }
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON will give it back; NumPy numbers become Python's."""
+    return json.loads(json.dumps(value, default=lambda number: number.item()))
+
+
+def _field_identity(field: Any) -> list[Any]:
+    # the repr is for people: it rounds T and leaves the activation's parameters out
+    activation = getattr(field, "activation", None)
+    return [repr(field), getattr(field, "T", None), getattr(activation, "spec", None)]
+
+
+def _array_to_json(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist(), "dtype": str(value.dtype)}
+    return value.item()
+
+
+def _array_from_json(value: dict[str, Any]) -> Any:
+    return np.array(value["array"], value["dtype"]) if set(value) == {"array", "dtype"} else value
 
 
 @contextmanager

@@ -1,0 +1,228 @@
+"""Activations: values by independent formulas, slopes by differences, safety, the table."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+
+import snode
+from snode.fields import activations
+
+EPS = np.finfo(np.float64).eps
+
+
+def _smooth(a, alpha, width):
+    """The C1 ramp, written out by cases."""
+    inside = alpha * a + (1 - alpha) * (a + width) ** 2 / (4 * width)
+    return np.where(a > width, a, np.where(a < -width, alpha * a, inside))
+
+
+def _smooth_slope(a, alpha, width):
+    inside = alpha + (1 - alpha) * (a + width) / (2 * width)
+    return np.where(a > width, 1.0, np.where(a < -width, alpha, inside))
+
+
+# name -> (sigma, sigma') written another way than in the package
+INDEPENDENT = {
+    "sigmoid": (special.expit, lambda a: special.expit(a) * special.expit(-a)),
+    "tanh": (np.tanh, lambda a: 1 / np.cosh(np.clip(a, -300, 300)) ** 2),
+    "relu": (lambda a: (a + np.abs(a)) / 2, lambda a: np.heaviside(a, 0.0)),
+    "leaky_relu": (
+        lambda a, alpha: np.maximum(a, 0) + alpha * np.minimum(a, 0),
+        lambda a, alpha: np.where(a > 0, 1.0, alpha),
+    ),
+    "smooth_relu": (
+        lambda a, width: _smooth(a, 0.0, width),
+        lambda a, width: _smooth_slope(a, 0.0, width),
+    ),
+    "smooth_leaky_relu": (_smooth, _smooth_slope),
+    "elu": (
+        lambda a, alpha: np.where(a > 0, a, alpha * special.expm1(np.clip(a, -700, 0))),
+        lambda a, alpha: np.where(a > 0, 1.0, alpha * np.exp(np.clip(a, -700, 0))),
+    ),
+    "softplus": (lambda a: np.logaddexp(0.0, a), special.expit),
+    "identity": (lambda a: a, lambda a: 1.0 + 0 * a),
+}
+
+# defaults of mathematics.md 1.4 and of the table's documentation
+DEFAULTS = {
+    "leaky_relu": {"alpha": 0.01},
+    "smooth_relu": {"width": 0.1},
+    "smooth_leaky_relu": {"alpha": 0.01, "width": 0.1},
+    "elu": {"alpha": 1.0},
+}
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """A table of this test's own, so that registering leaves nothing behind."""
+    own = dict(activations._TABLE)
+    monkeypatch.setattr(activations, "_TABLE", own)
+    return own
+
+
+def test_table_is_complete():
+    assert set(snode.activation_names()) >= set(INDEPENDENT)
+
+
+def test_default_parameters():
+    for name in INDEPENDENT:
+        assert dict(snode.get_activation(name).params) == DEFAULTS.get(name, {})
+
+
+def test_value_and_slope_equal_independent_formulas(activation):
+    a = np.concatenate([np.linspace(-30, 30, 2001), np.linspace(-0.6, 0.6, 777)])
+    value, slope = INDEPENDENT[activation.name]
+    # a handful of roundings of numbers of size max(1, |a|); sigma' is at most 1.7
+    assert activation(a) == pytest.approx(value(a, **activation.params), rel=8 * EPS, abs=8 * EPS)
+    assert activation.slope(a) == pytest.approx(slope(a, **activation.params), abs=8 * EPS)
+
+
+def test_slope_is_the_central_difference(activation):
+    a = np.random.default_rng(0).uniform(-6, 6, 4000)
+    breaks = np.array([0.0, -0.1, 0.1, -0.5, 0.5])
+    a = a[np.abs(a[:, None] - breaks).min(axis=1) > 1e-3]
+    h = 1e-5
+    difference = (activation(a + h) - activation(a - h)) / (2 * h)
+    # truncation h^2/6 |sigma'''| (at most 2 for tanh) and rounding eps |sigma| / h
+    assert np.abs(activation.slope(a) - difference).max() <= h**2 / 3 + 4 * EPS * 6 / h
+
+
+def test_slope_interval_holds_and_is_tight(activation):
+    a = np.concatenate([np.linspace(-60, 60, 40_001), np.linspace(-1, 1, 40_001), [-1e4, 1e4]])
+    slopes = activation.slope(a)
+    lo, hi = activation.slope_interval
+    assert lo - 2 * EPS <= slopes.min() <= lo + 1e-9
+    assert hi - 1e-9 <= slopes.max() <= hi + 2 * EPS
+
+
+def test_kinks_are_exactly_the_jumps_of_the_slope(activation):
+    candidates = (0.0, -0.1, 0.1, -0.5, 0.5)
+    step = 1e-9  # a continuous slope here changes by at most 5 * step
+    jumps = tuple(
+        point
+        for point in candidates
+        if abs(np.ptp(activation.slope(np.array([point - step, point + step])))) > 1e-3
+    )
+    assert jumps == activation.kinks
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_finite_and_dtype_kept_up_to_ten_thousand(activation, dtype):
+    rng = np.random.default_rng(1)
+    magnitudes = np.concatenate([np.geomspace(1e-30, 1e4, 500), [0.0, 88.8, 103.98, 709.8, 745.2]])
+    a = np.concatenate([magnitudes, -magnitudes, rng.uniform(-1e4, 1e4, 500)]).astype(dtype)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        value, slope = activation(a), activation.slope(a)
+    for out in (value, slope):
+        assert out.dtype == dtype
+        assert out.shape == a.shape
+        assert np.isfinite(out).all()
+    lo, hi = activation.slope_interval
+    # |sigma(a) - sigma(0)| <= max slope * |a|, to rounding
+    bound = max(abs(lo), abs(hi)) * np.abs(a.astype(float)) * (1 + 1e-6)
+    assert (np.abs(value.astype(float) - activation.at_zero()) <= bound + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_argument_is_not_changed_nor_returned(activation, dtype):
+    a = np.linspace(-2, 2, 12).reshape(3, 4).astype(dtype)
+    before = a.copy()
+    value, slope = activation(a), activation.slope(a)
+    assert np.array_equal(a, before)
+    assert not np.shares_memory(value, a)
+    assert not np.shares_memory(slope, a)
+
+
+def test_nan_stays_nan(activation):
+    # a failure must be seen downstream, not turned into a number
+    assert np.isnan(activation(np.array([np.nan])))[0]
+
+
+def test_at_zero(activation):
+    value, _ = INDEPENDENT[activation.name]
+    expected = value(np.zeros(1), **activation.params)[0]
+    assert activation.at_zero() == pytest.approx(expected, abs=2 * EPS)
+
+
+def test_spec_round_trip_through_json(activation):
+    again = snode.get_activation(json.loads(json.dumps(activation.spec)))
+    a = np.linspace(-3, 3, 101)
+    assert again.spec == activation.spec
+    assert again.slope_interval == activation.slope_interval
+    assert np.array_equal(again(a), activation(a))
+    assert np.array_equal(again.slope(a), activation.slope(a))
+
+
+def test_ready_activation_is_returned_as_it_is(activation):
+    assert snode.get_activation(activation) is activation
+
+
+def test_repr_can_be_evaluated(activation):
+    assert eval(repr(activation), {"get_activation": snode.get_activation}).spec == activation.spec
+
+
+# --- errors and registration ----------------------------------------------------------------------
+
+
+def test_unknown_name_lists_the_valid_ones():
+    with pytest.raises(ValueError, match="activation must be one of") as caught:
+        snode.get_activation("gelu")
+    for name in snode.activation_names():
+        assert name in str(caught.value)
+    assert "'gelu'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("tanh", {"alpha": 1.0}, "alpha"),
+        ("elu", {"beta": 1.0}, "beta"),
+        ("elu", {"alpha": 0.0}, "alpha must be positive"),
+        ("elu", {"alpha": -1.0}, "alpha must be positive"),
+        ("elu", {"alpha": float("nan")}, "alpha must be positive"),
+        ("leaky_relu", {"alpha": 1.5}, r"alpha must be in \[0, 1\]"),
+        ("leaky_relu", {"alpha": -0.1}, r"alpha must be in \[0, 1\]"),
+        ("smooth_leaky_relu", {"alpha": 2.0}, "alpha"),
+        ("smooth_relu", {"width": 0.0}, "width must be positive"),
+        ("smooth_relu", {"width": float("nan")}, "width must be positive"),
+    ],
+)
+def test_wrong_parameters_are_named(name, params, message):
+    with pytest.raises(ValueError, match=message):
+        snode.get_activation(name, **params)
+
+
+def test_register_then_use_in_a_field(table):
+    entry = snode.register_activation("sine", np.sin, np.cos, (-1.0, 1.0))
+    assert snode.get_activation("sine") is entry
+    assert "sine" in snode.activation_names()
+    field = snode.StandaloneField(np.ones((1, 2, 2)), np.ones((1, 2)), 1.0, activation="sine")
+    x = np.array([[0.1], [0.2]])
+    assert field(0.0, x) == pytest.approx(np.sin(1.3 * np.ones((2, 1))), abs=4 * EPS)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sine"])
+def test_register_refuses_a_taken_name(table, name):
+    if name == "sine":
+        snode.register_activation("sine", np.sin, np.cos, (-1.0, 1.0))
+    with pytest.raises(ValueError, match=f"'{name}' is taken"):
+        snode.register_activation(name, np.sin, np.cos, (-1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "slope", "interval", "message"),
+    [
+        (np.sin, np.cos, (1.0, -1.0), "slope_interval"),
+        (np.sin, np.cos, (0.0, float("nan")), "slope_interval"),
+        (np.sin, np.sin, (-1.0, 1.0), "slope is not the derivative"),
+        (np.sin, lambda a: -np.cos(a), (-1.0, 1.0), "slope is not the derivative"),
+        (np.sin, lambda a: 1.00001 * np.cos(a), (-1.0, 1.0), "slope is not the derivative"),
+        (lambda a: a * np.nan, lambda a: a * np.nan, (0.0, 1.0), "slope is not the derivative"),
+    ],
+)
+def test_register_refuses_nonsense_and_leaves_no_trace(table, value, slope, interval, message):
+    with pytest.raises(ValueError, match=message):
+        snode.register_activation("mine", value, slope, interval)
+    assert "mine" not in snode.activation_names()
