@@ -74,7 +74,7 @@ def add_products(a, b, acc):  # type: ignore[no-untyped-def]
 
 @_kernel
 def adjoint_step(h, u, lam, slope, q):  # type: ignore[no-untyped-def]
-    """lam += h u, then q = slope * lam of the layer before: two steps of the adjoint in one pass."""
+    """Lam += h u, then q = slope * lam of the layer before: two adjoint steps in one pass."""
     for i in range(lam.shape[0]):
         for j in range(lam.shape[1]):
             v = lam[i, j] + h * u[i, j]
@@ -84,7 +84,7 @@ def adjoint_step(h, u, lam, slope, q):  # type: ignore[no-untyped-def]
 
 @_kernel
 def finish_layer(g, other, decay, theta, d, g_old, acc, dots):  # type: ignore[no-untyped-def]
-    """g += other + decay theta, and dots += (g.g, g.g_old, g.d) in float64; matrices of one layer.
+    """For one layer: g += other + decay theta; dots += (g.g, g.g_old, g.d) in float64.
 
     `other`, `d` and `g_old` may have no rows, then they count as zero. `acc` holds (3, columns)
     numbers: one sum per column vectorises, a single sum would not.

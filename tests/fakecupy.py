@@ -14,8 +14,13 @@ import types
 
 import numpy as np
 
-# functions and types of the CuPy reference (v13) that have NumPy's meaning
-NAMES = frozenset(
+
+def _words(text):
+    return frozenset(text.split())
+
+
+# functions and types with NumPy's meaning; all are in CuPy 14.2 (compared without a device)
+NAMES = _words(
     """
     abs absolute add all allclose amax amin any arange argmax argmin argsort array_equal atleast_1d
     atleast_2d bincount bool_ broadcast_to ceil clip column_stack concatenate copysign cos cosh
@@ -28,7 +33,7 @@ NAMES = frozenset(
     shares_memory sign signbit sin sinh sort sqrt square squeeze stack std subtract sum swapaxes
     take tan tanh tensordot tile trace transpose tril triu uint16 uint32 uint64 uint8 unique
     vdot vstack where zeros zeros_like
-    """.split()
+    """
 )
 
 copies: list[int] = []
@@ -103,9 +108,6 @@ class ndarray:
     def __int__(self):
         return int(self._a)
 
-    def __index__(self):
-        return self._a.__index__()
-
     def __repr__(self):
         return f"device {self._a!r}"
 
@@ -116,23 +118,23 @@ class ndarray:
         return format(self._a.item() if self._a.ndim == 0 else self._a, spec)
 
 
-_METHODS = frozenset(
+_METHODS = _words(
     """
     all any argmax argmin argsort astype clip conj copy cumsum diagonal dot fill flatten item max
     mean min nonzero prod ravel repeat reshape round searchsorted sort squeeze std sum swapaxes take
     tobytes tolist trace transpose var view
-    """.split()
+    """
 )
-_ATTRIBUTES = frozenset("T dtype itemsize nbytes ndim shape size strides".split())
+_ATTRIBUTES = _words("T dtype itemsize nbytes ndim shape size strides")
 
 
 def _operators():
     """Give `ndarray` NumPy's operators, through the same checks."""
-    binary = "add sub mul truediv floordiv mod pow matmul and or xor lt le eq ne gt ge".split()
-    for name in binary:
+    binary = "add sub mul truediv floordiv mod pow matmul and or xor lt le eq ne gt ge"
+    for name in binary.split():
         for prefix in ("", "r", "i"):
             operator = f"__{prefix}{name}__"
-            if hasattr(np.ndarray, operator):
+            if hasattr(np.ndarray, operator) and operator != "__imatmul__":
                 setattr(ndarray, operator, _operator(operator, in_place=prefix == "i"))
     for name in ("__neg__", "__pos__", "__abs__", "__invert__"):
         setattr(ndarray, name, _operator(name, in_place=False))

@@ -140,11 +140,11 @@ class TerminalCost:
             self.rest = field.T * field.activation.at_zero()
 
     def value(self, x_T: Array) -> float:
-        """Return the cost without the decay term; inf or NaN if x(T) is not finite."""
+        """Return the cost without the decay term; inf if x(T) is not finite."""
         cost, total = self.cost, 0.0
         xp = array_namespace(x_T)
         if not bool(xp.isfinite(x_T).all()):
-            return float("nan")  # the cross entropy sees only some components
+            return float("inf")  # the cross entropy sees only some components
         with np.errstate(over="ignore", invalid="ignore"):
             if cost.l2:
                 total += 0.5 * cost.l2 * _square(x_T - self.target)

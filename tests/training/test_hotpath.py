@@ -7,14 +7,9 @@ import pytest
 
 import snode
 from snode import CG_RULES, H1, L2, Cost, Euclidean
+from snode.training import hotpath
 from snode.training.gradients import FieldProblem
-from snode.training.hotpath import (
-    COLUMNS_PER_BLOCK,
-    LAYERS_PER_BLOCK,
-    MIN_SAMPLES_PER_THREAD,
-    EulerProblem,
-    Workspace,
-)
+from snode.training.hotpath import EulerProblem, Workspace
 from snode.training.ncg import minimize
 
 EPS = np.finfo(np.float64).eps
@@ -26,7 +21,17 @@ COSTS = [
     Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=3),
 ]
 THREADS = [1, 2, 3]
+SAMPLES_PER_THREAD, LAYERS_PER_BLOCK, COLUMNS_PER_BLOCK = 16, 30, 100
 HISTORY = ("cost", "step", "beta", "slope", "grad_norm")
+
+
+@pytest.fixture(autouse=True)
+def many_small_shares(monkeypatch):
+    """Make small problems go the ways of large ones: split samples, shared vector operations."""
+    monkeypatch.setattr(hotpath, "MIN_SAMPLES_PER_THREAD", SAMPLES_PER_THREAD)
+    monkeypatch.setattr(hotpath, "MIN_ENTRIES_TO_SHARE", 8)
+    monkeypatch.setattr(hotpath, "LAYERS_PER_BLOCK", LAYERS_PER_BLOCK)
+    monkeypatch.setattr(hotpath, "COLUMNS_PER_BLOCK", COLUMNS_PER_BLOCK)
 
 
 def data(m, n=4, dtype=np.float64):
@@ -174,8 +179,16 @@ def test_several_blocks_of_columns(make_field, interpolation, inner):
 
 def test_more_threads_than_samples(make_field):
     field = make_field(4, 6)
-    for m in (1, 2, MIN_SAMPLES_PER_THREAD, 3 * MIN_SAMPLES_PER_THREAD + 1):
+    for m in (1, 2, SAMPLES_PER_THREAD, 3 * SAMPLES_PER_THREAD + 1):
         assert_same_run(field, *data(m), COSTS[0], L2(), "FR", 7)
+
+
+def test_the_samples_are_split(make_field):
+    # else the comparisons above compare less than they say
+    for threads, shares in ((1, 1), (2, 2), (3, 3), (7, 3)):
+        problem = EulerProblem(make_field(4, 6), *data(50), COSTS[0], threads=threads)
+        assert len(problem.parts) == shares
+        assert sum(part.x.shape[2] for part in problem.parts) == 50
 
 
 def test_threads_change_rounding_only(make_field):

@@ -1,0 +1,390 @@
+"""Everything that follows the arrays it is given runs on a device and equals NumPy.
+
+The device is a stand-in (`fakecupy.py`) that refuses what CuPy refuses; with CuPy and a GPU the
+same tests run there (`pytest -m gpu`).
+"""
+
+import sys
+
+import fakecupy
+import numpy as np
+import pytest
+
+import snode
+from snode import CG_RULES, FIRST_ORDER, H1, L2, Cost, Euclidean
+from snode.backend import array_namespace, creator_namespace, is_array, to_host
+from snode.training.gradients import FieldProblem
+from snode.training.hotpath import EulerProblem
+
+COST = Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=3)
+INNERS = [L2(), H1(0.5), Euclidean()]
+EPS = np.finfo(np.float64).eps
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
+def cp(request, monkeypatch):
+    """CuPy, or what stands in for it."""
+    if request.param == "cupy":
+        module = pytest.importorskip("cupy")
+        if module.cuda.runtime.getDeviceCount() == 0:
+            pytest.skip("no GPU")
+        return module
+    monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
+    return sys.modules["cupy"]
+
+
+@pytest.fixture
+def fake(cp):
+    if type(cp).__module__ != "fakecupy":
+        pytest.skip("a test of the stand-in")
+    return cp
+
+
+@pytest.fixture
+def pair_of_fields(make_field, cp):
+    """Return make(...) -> (host field, the same field on the device)."""
+
+    def make(**options):
+        host = make_field(4, 6, **options)
+        return host, to_device(cp, host)
+
+    return make
+
+
+def to_device(cp, field):
+    return snode.StandaloneField(
+        cp.asarray(field.W), cp.asarray(field.b), field.T,
+        activation=field.activation, interpolation=field.interpolation,
+    )  # fmt: skip
+
+
+def data(m=9):
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, (4, m)), np.arange(m) % 3
+
+
+def assert_same(cp, device, host, rel=1e-12):
+    """Equal, on the device, and of the same dtype; sums may be taken in another order."""
+    assert isinstance(device, cp.ndarray)
+    assert device.dtype == host.dtype
+    assert device.shape == host.shape
+    assert np.abs(cp.asnumpy(device) - host).max() <= rel * max(np.abs(host).max(), 1e-3)
+
+
+def assert_same_mapping(cp, device, host, rel=1e-12):
+    assert set(device) == set(host)
+    for name in host:
+        assert_same(cp, device[name], host[name], rel)
+
+
+# --- the stand-in refuses what CuPy refuses -------------------------------------------------------
+
+REFUSED = {
+    "np.asarray(device)": lambda cp, d, h: np.asarray(d),
+    "np.array(device)": lambda cp, d, h: np.array(d),
+    "device + host": lambda cp, d, h: d + h,
+    "host + device": lambda cp, d, h: h + d,
+    "host @ device": lambda cp, d, h: h @ d,
+    "device += host": lambda cp, d, h: d.__iadd__(h),
+    "host += device": lambda cp, d, h: h.__iadd__(d),
+    "device[...] = host": lambda cp, d, h: d.__setitem__(Ellipsis, h),
+    "host[...] = device": lambda cp, d, h: h.__setitem__(Ellipsis, d),
+    "device[host]": lambda cp, d, h: d[h.astype(int)],
+    "np.add(device, host)": lambda cp, d, h: np.add(d, h),
+    "cp.add(device, host)": lambda cp, d, h: cp.add(d, h),
+    "cp.stack of both": lambda cp, d, h: cp.stack([d, h]),
+    "np.stack of both": lambda cp, d, h: np.stack([d, h]),
+    "device.dot(host)": lambda cp, d, h: d.dot(h),
+    "host.dot(device)": lambda cp, d, h: h.dot(d),
+    "host.dot of device rows": lambda cp, d, h: np.linalg.solve(h, d),
+    "setflags": lambda cp, d, h: d.setflags(write=False),
+    "an unknown function": lambda cp, d, h: cp.frobnicate(d),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(fake, name):
+    host = np.eye(3) + 1
+    with pytest.raises((TypeError, AttributeError)):
+        REFUSED[name](fake, fake.asarray(host), host)
+
+
+def test_the_stand_in_computes(fake):
+    host = np.arange(12.0).reshape(3, 4)
+    device = fake.asarray(host)
+    assert isinstance(device.sum(), fake.ndarray)  # a reduction stays on the device
+    assert isinstance(device[1, 2], fake.ndarray)
+    assert float(device[1, 2]) == 6.0
+    assert isinstance(np.sin(device), fake.ndarray)
+    assert isinstance(np.float64(2) * device, fake.ndarray)
+    view = device[1]
+    view += 1  # views are views
+    device *= 2
+    host[1] += 1
+    assert fake.asnumpy(device).tolist() == (2 * host).tolist()
+    assert fake.asnumpy(device.T @ device).tolist() == (4 * host.T @ host).tolist()
+    assert fake.asarray(device) is device
+    out = fake.zeros(4)
+    assert fake.add(device[0], 1.0, out=out) is out
+
+
+def test_explicit_copies_are_logged(fake):
+    fakecupy.copies.clear()
+    fake.asnumpy(fake.zeros((2, 3)))
+    assert fakecupy.copies == [6]
+
+
+# --- the backend ----------------------------------------------------------------------------------
+
+
+def test_namespace_follows_the_arrays(cp):
+    assert array_namespace(np.ones(2)) is np
+    assert array_namespace(cp.ones(2), cp.ones(3)) is cp
+    assert is_array(cp.ones(2))
+    assert not is_array([1.0])
+    with pytest.raises(TypeError, match=r"host \(NumPy\) and device \(CuPy\) arrays are mixed"):
+        array_namespace(np.ones(2), cp.ones(2))
+    assert type(to_host(cp.ones(2))) is np.ndarray
+
+
+@pytest.fixture
+def device_backend(cp):
+    before = snode.get_backend()
+    snode.use_backend("cupy")
+    yield
+    snode.use_backend(before)
+
+
+def test_creators_follow_the_backend(cp, device_backend, interpolation):
+    assert snode.get_backend() == "cupy"
+    assert creator_namespace() is cp
+    device = snode.StandaloneField.random(3, 1.0, 5, interpolation=interpolation, rng=0)
+    snode.use_backend("numpy")
+    host = snode.StandaloneField.random(3, 1.0, 5, interpolation=interpolation, rng=0)
+    assert isinstance(device.W, cp.ndarray)
+    assert type(host.W) is np.ndarray
+    for name in "Wb":  # drawn on the host: the same bits
+        assert np.array_equal(cp.asnumpy(device.parameters[name]), host.parameters[name])
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="name must be one of numpy, cupy; got 'torch'"):
+        snode.use_backend("torch")
+    assert snode.get_backend() == "numpy"
+
+
+def test_backend_without_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match=r"pip install 'snode\[gpu12\]'"):
+        snode.use_backend("cupy")
+    assert snode.get_backend() == "numpy"
+
+
+# --- fields and the three problems ----------------------------------------------------------------
+
+
+def test_activations(cp, activation):
+    a = np.concatenate([np.linspace(-3, 3, 50), [-1e4, 1e4, 0.0]])
+    assert_same(cp, activation(cp.asarray(a)), activation(a))
+    assert_same(cp, activation.slope(cp.asarray(a)), activation.slope(a))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_three_problems(cp, pair_of_fields, activation, interpolation, dtype, random_like):
+    host, device = pair_of_fields(activation=activation, interpolation=interpolation, dtype=dtype)
+    x = data()[0].astype(dtype)
+    lam_T, dx0 = np.ones_like(x), 2 * x
+    d = random_like(host.parameters)
+    on_device = {k: cp.asarray(v) for k, v in d.items()}
+    rel = 20 * np.finfo(dtype).eps * 100
+    a, b = snode.solve_direct(host, x), snode.solve_direct(device, cp.asarray(x))
+    assert_same(cp, b.x, a.x, rel)
+    assert_same(cp, b.x_T, a.x_T, rel)
+    assert type(b.t) is np.ndarray  # depth is the host's business
+    xi = snode.solve_sensitivity(b, dx0=cp.asarray(dx0), dtheta=on_device)
+    assert_same(cp, xi, snode.solve_sensitivity(a, dx0=dx0, dtheta=d), rel)
+    assert_same(
+        cp, snode.solve_sensitivity(b, dtheta=on_device), snode.solve_sensitivity(a, dtheta=d), rel
+    )
+    theirs, mine = snode.solve_adjoint(a, lam_T), snode.solve_adjoint(b, cp.asarray(lam_T))
+    assert_same(cp, mine.lam, theirs.lam, rel)
+    assert_same_mapping(cp, mine.partials, theirs.partials, rel)
+    last = snode.solve_direct(device, cp.asarray(x), keep="last")
+    assert_same(cp, last.x_T, a.x_T, rel)
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+def test_off_the_nodes(cp, pair_of_fields, interpolation, random_like):
+    host, device = pair_of_fields(interpolation=interpolation)
+    x, d = data()[0], random_like(host.parameters)
+    lin_host, lin = (f.linearize(0.4, v)[1] for f, v in ((host, x), (device, cp.asarray(x))))
+    assert_same(cp, device(0.4, cp.asarray(x)), host(0.4, x))
+    assert_same(cp, lin.jvp(None, {k: cp.asarray(v) for k, v in d.items()}), lin_host.jvp(None, d))
+    assert_same_mapping(cp, lin.vjp(cp.asarray(x))[1], lin_host.vjp(x)[1])
+
+
+def test_nothing_is_copied_to_the_host_on_the_way(fake, pair_of_fields):
+    _, device = pair_of_fields()
+    x = fake.asarray(data()[0])
+    fakecupy.copies.clear()
+    sol = snode.solve_direct(device, x)
+    snode.solve_sensitivity(sol, dtheta=dict(device.parameters))
+    snode.solve_adjoint(sol, x)
+    assert fakecupy.copies == []
+
+
+def test_failure_is_located(cp, pair_of_fields):
+    _, device = pair_of_fields(activation="relu")
+    W = device.W.copy()
+    W[2, 1, 0] = float("nan")
+    with pytest.raises(snode.IntegrationError, match=r"not finite at t=0\.75: component 1") as info:
+        snode.solve_direct(device.with_parameters(W=W), cp.asarray(data()[0]))
+    assert np.isnan(cp.asnumpy(info.value.solution.x_T)).all()
+
+
+def test_bad_states_are_named(cp, pair_of_fields):
+    _, device = pair_of_fields()
+    x = data()[0]
+    x[1, 3] = np.nan
+    with pytest.raises(ValueError, match="x0 must be finite; component 1 of sample 3 is nan"):
+        snode.solve_direct(device, cp.asarray(x))
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+def test_inner_products(cp, pair_of_fields, interpolation, inner, random_like):
+    host, device = pair_of_fields(interpolation=interpolation)
+    u, v = random_like(host.parameters, 1), random_like(host.parameters, 2)
+    on_device = [{k: cp.asarray(a) for k, a in w.items()} for w in (u, v)]
+    a, b = inner.on(host), inner.on(device)
+    assert b.dot(*on_device) == pytest.approx(a.dot(u, v), rel=1e-11)
+    assert type(b.norm(on_device[0])) is float
+    assert_same_mapping(cp, b.riesz(on_device[0]), a.riesz(u), 1e-11)
+
+
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+@pytest.mark.parametrize("kind", ["labels", "targets"])
+def test_cost_and_gradient(cp, pair_of_fields, interpolation, inner, kind):
+    host, device = pair_of_fields(interpolation=interpolation, activation="sigmoid")
+    x, y = data()
+    cost = COST
+    if kind == "targets":
+        y, cost = np.cos(x), Cost(output=0.2, decay=0.1)
+    value, g = snode.gradient(host, x, y, cost, inner=inner)
+    mine, on_device = snode.gradient(device, cp.asarray(x), cp.asarray(y), cost, inner=inner)
+    assert type(mine) is float
+    assert mine == pytest.approx(value, rel=1e-13)
+    assert_same_mapping(cp, on_device, g, 1e-11)
+
+
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+@pytest.mark.parametrize("rule", CG_RULES)
+def test_ncg(cp, pair_of_fields, interpolation, inner, rule):
+    host, device = pair_of_fields(interpolation=interpolation, scale=0.6)
+    x, y = data()
+    on_device = cp.asarray(x), cp.asarray(y)
+    assert not EulerProblem.applies_to(device, on_device[0])
+    theirs = snode.ncg(host, x, y, COST, inner=inner, rule=rule, n_iter=3)
+    mine = snode.ncg(device, *on_device, COST, inner=inner, rule=rule, n_iter=3)
+    assert mine.history.cost == pytest.approx(theirs.history.cost, rel=1e-9)
+    assert type(mine.history.cost) is np.ndarray
+    assert type(mine.fun) is float
+    assert mine.status is theirs.status
+    assert_same(cp, mine.field.W, theirs.field.W, 1e-8)
+    assert_same(cp, mine.field.b, theirs.field.b, 1e-8)
+
+
+def test_ncg_copies_only_logits_and_scalars(fake, pair_of_fields):
+    _, device = pair_of_fields()
+    x, y = data(9)
+    problem = FieldProblem(device, fake.asarray(x), fake.asarray(y), COST)
+    fakecupy.copies.clear()
+    problem.direct()
+    problem.gradient()
+    problem.set_direction(0.0)
+    problem.line()
+    assert max(fakecupy.copies, default=0) <= 3 * 9  # (C, m) logits
+
+
+@pytest.mark.parametrize("method", ["ncg", *FIRST_ORDER])
+def test_train(cp, pair_of_fields, method):
+    host, device = pair_of_fields(scale=0.6)
+    x, y = data(20)
+    options = {"method": method, "batch_size": 8, "n_iter": 2, "rng": 0, "eval_every": 1}
+    theirs = snode.train(host, (x, y, x, y), COST, **options)
+    on_device = cp.asarray(x), cp.asarray(y)
+    mine = snode.train(device, on_device * 2, COST, **options)
+    assert mine.history["cost"] == pytest.approx(theirs.history["cost"], rel=1e-8)
+    assert mine.evaluations["test_accuracy"] == pytest.approx(theirs.evaluations["test_accuracy"])
+    assert_same(cp, mine.field.W, theirs.field.W, 1e-7)
+
+
+@pytest.mark.parametrize("options", [{"restart": False, "rule": "PR+"}, {"method": "adam"}])
+def test_checkpoint(cp, pair_of_fields, tmp_path, options):
+    _, device = pair_of_fields(scale=0.6)
+    x, y = data(20)
+    on_device, file = (cp.asarray(x), cp.asarray(y)), tmp_path / "run.safetensors"
+    options = options | {"batch_size": 8, "n_iter": 2, "rng": 0}
+    whole = snode.train(device, on_device, COST, epochs=2, **options)
+    snode.train(device, on_device, COST, epochs=1, checkpoint=file, **options)
+    resumed = snode.train(
+        device, on_device, COST, epochs=2, checkpoint=file, resume=True, **options
+    )
+    assert isinstance(resumed.field.W, cp.ndarray)
+    assert np.array_equal(cp.asnumpy(resumed.field.W), cp.asnumpy(whole.field.W))
+
+
+def test_predict(cp, pair_of_fields):
+    host, device = pair_of_fields()
+    x, y = data(30)
+    labels = snode.predict(device, cp.asarray(x), n_classes=3)
+    assert isinstance(labels, cp.ndarray)
+    assert np.array_equal(cp.asnumpy(labels), snode.predict(host, x, n_classes=3))
+    on_device = cp.asarray(x), cp.asarray(y)
+    assert snode.accuracy(device, *on_device, n_classes=3) == snode.accuracy(
+        host, x, y, n_classes=3
+    )
+    counts = snode.confusion(device, *on_device, n_classes=3)
+    assert np.array_equal(counts, snode.confusion(host, x, y, n_classes=3))
+
+
+def test_check(cp, pair_of_fields, interpolation):
+    _, device = pair_of_fields(interpolation=interpolation)
+    report = snode.check(device, verbose=False)
+    assert report.passed, str(report)
+
+
+def test_noise(cp, pair_of_fields):
+    host, device = pair_of_fields()
+    x, y = data(30)
+    options = {"n_classes": 3, "rng": 0}
+    theirs = snode.accuracy_under_noise(host, x, y, [0.1, 0.5], **options)
+    mine = snode.accuracy_under_noise(device, cp.asarray(x), cp.asarray(y), [0.1, 0.5], **options)
+    assert np.array_equal(mine, theirs)
+
+
+# --- host and device do not mix -------------------------------------------------------------------
+
+MIXED = {
+    "weights": lambda cp, h, d, x, y: snode.StandaloneField(cp.asarray(h.W), h.b, 1.0),
+    "direct": lambda cp, h, d, x, y: snode.solve_direct(d, x),
+    "direct the other way": lambda cp, h, d, x, y: snode.solve_direct(h, cp.asarray(x)),
+    "parameters": lambda cp, h, d, x, y: d.with_parameters(W=h.W),
+    "labels": lambda cp, h, d, x, y: snode.ncg(d, cp.asarray(x), y, COST),
+    "inputs": lambda cp, h, d, x, y: snode.ncg(d, x, cp.asarray(y), COST),
+    "training": lambda cp, h, d, x, y: snode.train(d, (x, y), COST),
+    "prediction": lambda cp, h, d, x, y: snode.predict(d, x, n_classes=3),
+    "adjoint": lambda cp, h, d, x, y: snode.solve_adjoint(snode.solve_direct(d, cp.asarray(x)), x),
+    "sensitivity": lambda cp, h, d, x, y: snode.solve_sensitivity(
+        snode.solve_direct(d, cp.asarray(x)), dtheta={"W": h.W}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_mixing_is_refused(cp, pair_of_fields, name):
+    host, device = pair_of_fields()
+    with pytest.raises(TypeError, match=r"host \(NumPy\) and device \(CuPy\) arrays are mixed"):
+        MIXED[name](cp, host, device, *data())
