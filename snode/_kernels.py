@@ -23,13 +23,15 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 @_kernel
 def leaky_step(a, bias, h, alpha, x, x_next, slope):  # type: ignore[no-untyped-def]
     """One Euler step of (leaky) ReLU: slope = sigma'(a+b), x_next = x + h sigma(a+b)."""
-    one = slope.dtype.type(1)
+    one, zero = slope.dtype.type(1), slope.dtype.type(0)
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
             v = a[i, j] + bias[i]
             s = one if v > 0 else alpha
             slope[i, j] = s
-            x_next[i, j] = x[i, j] + h * (s * v)
+            # relu(-inf) is 0, not 0 * -inf; NaN stays NaN
+            y = zero if s == 0 and v < 0 else s * v
+            x_next[i, j] = x[i, j] + h * y
 
 
 @_kernel

@@ -27,7 +27,7 @@ class Status(Enum):
 
     SUCCESS = "success"
     STOPPED = "stopped by the callback"
-    CONVERGED = "the gradient vanished"
+    CONVERGED = "the gradient or the cost vanished"
     NONFINITE_RHS = "the right-hand side or the state is not finite"
     NO_DESCENT = "no step lowers the cost"
 

@@ -224,6 +224,8 @@ def get_activation(activation: str | Activation | Mapping[str, Any], **params: f
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, Mapping):
+        if "name" not in activation:
+            raise ValueError(f"activation must have a name; got {dict(activation)!r}")
         return get_activation(
             **{"activation": activation["name"]}
             | {k: v for k, v in activation.items() if k != "name"}

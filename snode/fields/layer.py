@@ -208,6 +208,10 @@ class StandaloneField:
         field._parameters = MappingProxyType({k: _read_only(v) for k, v in new.items()})
         return field
 
+    def __deepcopy__(self, memo: Any) -> StandaloneField:
+        """Return the same field with arrays of its own."""
+        return self.with_parameters(**{name: p.copy() for name, p in self._parameters.items()})
+
     def __call__(self, t: float, x: Array) -> Array:
         """Return sigma(W(t) x + b(t)), shape (n, m)."""
         W, b = self._at(t)

@@ -295,11 +295,6 @@ def check_labels(y: Array, n_classes: int, n: int) -> Array:
     return y.astype(np.int64)
 
 
-def accuracy_of(labels: Array, y: Array) -> float:
-    """Return the share of equal labels."""
-    return float((labels == y).mean())
-
-
 def _dot(a: Array, b: Array) -> float:
     return float(array_namespace(a, b).sum(a * b, dtype=np.float64))
 

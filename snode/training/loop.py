@@ -58,7 +58,8 @@ class TrainState:
     train_accuracy, test_accuracy : float
         Of the last evaluation; NaN before the first.
     field : VectorField
-        The field after the batch. Its arrays are reused by the next batch: copy what you keep.
+        The field after the batch. Its arrays are reused by the next batch: keep
+        ``copy.deepcopy(state.field)``.
     """
 
     batch: int
@@ -526,9 +527,14 @@ class _Training:
         def group(prefix: str) -> dict[str, Array]:
             return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
 
-        theta = {k: xp.asarray(v) for k, v in group("theta ").items()}
-        self.field = self.field.with_parameters(**theta)
+        theta = group("theta ")
+        names = set(self.field.parameters)
+        if set(theta) != names:
+            raise ValueError(f"it holds the parameters {sorted(theta)}, not {sorted(names)}")
+        self.field = self.field.with_parameters(**{k: xp.asarray(v) for k, v in theta.items()})
         self.order = to_host(arrays["order"])
+        if not np.array_equal(np.sort(self.order), np.arange(self.m)):
+            raise ValueError("its order is not a permutation of the samples")
         self.batch = int(header["batch"])
         self.skipped, self.skipped_in_row = map(int, header["skipped"])
         self.history = {k: list(map(float, arrays[f"history {k}"])) for k in HISTORY}
@@ -544,6 +550,8 @@ class _Training:
         self.carried = {
             g: {k: xp.asarray(v) for k, v in group(f"carry {g} ").items()} for g in ("d", "g")
         }
+        if any(table and set(table) != names for table in self.carried.values()):
+            raise ValueError("its direction does not belong to the parameters")
 
 
 def _plain(value: Any) -> Any:

@@ -126,7 +126,7 @@ class Memory:
 class NcgState:
     """What a callback sees after each iteration.
 
-    The arrays of `field` are reused by later iterations: copy what you keep.
+    The arrays of `field` are reused by later iterations: keep ``copy.deepcopy(state.field)``.
     """
 
     nit: int
@@ -190,9 +190,9 @@ def ncg(
     Safeguards, each counted in the result, none of which changes an iteration that needs none:
 
     - the direction is reset to -g when it does not descend or its coefficient is not finite;
-    - a step without a finite root of phi, or which would move x(T) beyond ``TRUST * (1 + rms)``,
-      rms being the root mean square of the norms of the columns of x(T), is capped there and
-      accepted only if the true cost falls, halving otherwise;
+    - with cross entropy, a step without a finite root of phi, or which would move x(T) beyond
+      ``TRUST * (1 + rms)``, rms being the root mean square of the norms of the columns of x(T),
+      is capped there and accepted only if the true cost falls, halving otherwise;
     - a step to a cost that is not finite, or higher than the cost at the start of the run, is
       halved in the same way;
     - the best iterate is returned.
@@ -291,7 +291,7 @@ class _Run:
         dots = self.problem.gradient()
         if not math.isfinite(dots.gg):
             return Status.NO_DESCENT
-        if dots.gg == 0:
+        if dots.gg == 0 or self.cost == 0:  # no term of the cost can be negative
             return Status.CONVERGED
         beta = self._beta(dots)
         restarted = not math.isfinite(beta)
@@ -372,7 +372,7 @@ class _Run:
         message = {
             Status.SUCCESS: f"{nit} iterations done",
             Status.STOPPED: f"stopped by the callback after {nit} iterations",
-            Status.CONVERGED: f"the gradient vanished after {nit} iterations, cost {self.cost:g}",
+            Status.CONVERGED: f"gradient or cost vanished after {nit} iterations at {self.cost:g}",
             Status.NO_DESCENT: f"no step lowers the cost after {nit} iterations",
         }[status]
         _log.debug("ncg: %s", message)

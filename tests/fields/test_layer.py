@@ -1,5 +1,7 @@
 """StandaloneField: the contract, its derivatives, its immutability, its errors, random fields."""
 
+import copy
+
 import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
@@ -179,6 +181,14 @@ def test_with_parameters_makes_a_new_field(make_field, interpolation):
     assert not other.b.flags.writeable
     same = ("T", "n_layers", "interpolation", "activation", "breakpoints", "dtype")
     assert all(getattr(field, name) == getattr(other, name) for name in same)
+
+
+def test_a_field_can_be_copied(make_field):
+    # callbacks are told to copy the field that they keep
+    field = make_field()
+    other = copy.deepcopy(field)
+    assert np.array_equal(other.W, field.W)
+    assert not np.shares_memory(other.W, field.W)
 
 
 def test_with_parameters_errors(make_field):

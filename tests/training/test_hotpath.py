@@ -240,6 +240,17 @@ def test_an_activation_of_ones_own_keeps_its_own_formula(make_field):
     assert_same_run(field, *data(20), COSTS[0], L2(), "FR", 1)
 
 
+def test_relu_of_minus_infinity(make_field):
+    # W x overflows to -inf in float32, where relu is 0
+    W, b = np.full((2, 3, 3), -1e38, np.float32), np.zeros((2, 3), np.float32)
+    field = snode.StandaloneField(W, b, 1.0, activation="relu")
+    x, y = np.full((3, 4), 100, np.float32), np.arange(4) % 3
+    problems = (make(field, x, y, COSTS[0]) for make in (EulerProblem, FieldProblem))
+    with np.errstate(over="ignore"):
+        hot, slow = (problem.direct() for problem in problems)
+    assert hot == slow
+
+
 # --- one workspace, many batches ------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import pytest
 import snode
 from snode import FIRST_ORDER, Cost, ModelFormatError, Status
 from snode.datasets import Dataset
+from snode.io import load_arrays, save_arrays
 
 M, BATCH = 50, 8  # the last batch of an epoch has 2 samples
 PER_EPOCH = math.ceil(M / BATCH)
@@ -443,6 +444,17 @@ def test_a_truncated_checkpoint_is_refused(run, tmp_path):
             run(checkpoint=file, resume=True)
 
 
+@pytest.mark.parametrize("missing", ["order", "theta W", "history cost", "evaluation epoch"])
+def test_a_checkpoint_that_lacks_an_array_is_refused(run, tmp_path, missing):
+    file = tmp_path / "run.safetensors"
+    run(epochs=1, checkpoint=file)
+    arrays, header = load_arrays(file)
+    del arrays[missing]
+    save_arrays(file, arrays, header)
+    with pytest.raises(ModelFormatError, match=r"run\.safetensors"):
+        run(checkpoint=file, resume=True)
+
+
 # --- callback and Ctrl-C --------------------------------------------------------------------------
 
 
@@ -536,6 +548,16 @@ def test_without_test_data(make_field, data):
     result = snode.train(make_field(4, 5), (x, y), COST, batch_size=25)
     assert np.isnan(result.evaluations["test_accuracy"]).all()
     assert np.isfinite(result.evaluations["train_accuracy"]).all()
+
+
+def test_an_evaluation_that_overflows_is_nan_and_loses_nothing(make_field, data):
+    x, y, *_ = data
+    field, huge = make_field(4, 5, activation="identity"), np.full((4, 2), 1.7e308)
+    huge[1:3] *= -1
+    result = snode.train(field, (x, y, huge, y[:2]), COST, batch_size=25, n_iter=1)
+    assert np.isnan(result.evaluations["test_accuracy"]).all()
+    assert np.isfinite(result.evaluations["train_accuracy"]).all()
+    assert result.success
 
 
 # --- batches that overflow ------------------------------------------------------------------------
@@ -639,6 +661,9 @@ def _nan_late(x):
         (lambda x, y, xt, yt: (x, y, xt.T, yt), "x_test must"),
         (lambda x, y, xt, yt: (x, y, xt, yt[:3]), "y_test must"),
         (lambda x, y, xt, yt: (x, y, xt.astype(np.float32), yt), "x_test is float32"),
+        (lambda x, y, xt, yt: (x, y, xt, None), "x_test and y_test must both be arrays"),
+        (lambda x, y, xt, yt: (x, y, None, yt), "x_test and y_test must both be arrays"),
+        (lambda x, y, xt, yt: (x, y, xt, yt.tolist()), "x_test and y_test must both be arrays"),
     ],
 )
 def test_data_are_named_before_the_first_batch(make_field, data, make, message):

@@ -460,6 +460,15 @@ def test_a_gradient_that_is_not_finite_ends_the_run():
     assert (result.nit, result.fun) == (0, 1.0)
 
 
+def test_a_line_that_is_not_finite_ends_the_run():
+    problem = Scalar(lambda x: x * x, lambda x: 2 * x, 1.0, curvature=4.0)
+    problem.line = lambda: LineModel(math.nan, 1.0, 1.0, 1.0)
+    problem.d = -1.0
+    result = minimize(problem, n_iter=3, memory=Memory(1.0, -1.0))
+    assert result.status is Status.NO_DESCENT
+    assert (result.nit, result.fun) == (0, 1.0)
+
+
 def test_a_step_of_a_field_to_overflow_is_cut():
     # x' = W x with a distant target: the linear step overflows (1 + h W)^100
     field = snode.StandaloneField(
