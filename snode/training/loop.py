@@ -578,11 +578,12 @@ def _array_from_json(value: dict[str, Any]) -> Any:
 @contextmanager
 def _interrupt_flag() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a flag; the second interrupts as usual."""
-    if _threading.current_thread() is not _threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    in_main_thread = _threading.current_thread() is _threading.main_thread()
+    if not in_main_thread or previous is signal.SIG_IGN:  # ignored: a job in the background
         yield lambda: False
         return
     hit = False
-    previous = signal.getsignal(signal.SIGINT)
 
     def handler(*_: Any) -> None:
         nonlocal hit

@@ -291,7 +291,7 @@ class _Run:
         dots = self.problem.gradient()
         if not math.isfinite(dots.gg):
             return Status.NO_DESCENT
-        if dots.gg == 0 or self.cost == 0:  # no term of the cost can be negative
+        if dots.gg == 0:
             return Status.CONVERGED
         beta = self._beta(dots)
         restarted = not math.isfinite(beta)
@@ -304,7 +304,8 @@ class _Run:
             restarted, beta, line = True, 0.0, self._steepest_again()
             step = self._step(line)
         if step is None:
-            return Status.NO_DESCENT
+            # a cost can reach 0 before its gradient does (cross entropy, in floating point)
+            return Status.CONVERGED if self.cost == 0 else Status.NO_DESCENT
         self.rows.append(
             {"beta": beta, "slope": line.slope, "grad_norm": math.sqrt(dots.gg)}
             | {"restarted": restarted}

@@ -471,7 +471,21 @@ def test_callback_sees_every_batch(run):
     assert isinstance(states[0].field, snode.StandaloneField)
 
 
-def test_ctrl_c_ends_the_run_cleanly(run, options, tmp_path):
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises KeyboardInterrupt, also where the shell started us with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ignored_interrupts_stay_ignored(run, interrupts):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a job in the background
+    result = run(callback=lambda state: os.kill(os.getpid(), signal.SIGINT))
+    assert result.status is Status.SUCCESS
+
+
+def test_ctrl_c_ends_the_run_cleanly(run, options, tmp_path, interrupts):
     file = tmp_path / "run.safetensors"
     before = signal.getsignal(signal.SIGINT)
 
@@ -486,7 +500,7 @@ def test_ctrl_c_ends_the_run_cleanly(run, options, tmp_path):
     assert_identical(run(**options), run(checkpoint=file, resume=True, **options))
 
 
-def test_a_second_ctrl_c_interrupts_at_once(run):
+def test_a_second_ctrl_c_interrupts_at_once(run, interrupts):
     before = signal.getsignal(signal.SIGINT)
 
     def press_twice(state):
