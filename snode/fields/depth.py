@@ -275,6 +275,7 @@ def _neumann(
 def _spline_gram(basis: DepthBasis, length: float) -> Gram:
     """Gram matrix of the cubic B-splines by Gauss-Legendre quadrature, exact for degree 7."""
     from scipy.interpolate import BSpline, make_interp_spline
+    from scipy.sparse import diags_array
 
     nodes = basis.grid
     degree = min(3, basis.n_cells)  # SciPy's not-a-knot spline through 2 or 3 points
@@ -285,10 +286,14 @@ def _spline_gram(basis: DepthBasis, length: float) -> Gram:
     points = ((edges[:-1] + edges[1:])[:, None] / 2 + half * xi).ravel()
     weights = (half * weight).ravel()
 
-    B = BSpline.design_matrix(points, knots, degree).toarray()
-    dB = BSpline(knots, np.eye(basis.size), degree)(points, nu=1)
-    A = B.T @ (weights[:, None] * B) + length**2 * dB.T @ (weights[:, None] * dB)
+    # sparse throughout: banded matrices, O(K)
+    B = BSpline.design_matrix(points, knots, degree)
+    ratios: Any = degree / (knots[degree + 1 : -1] - knots[1 : -degree - 1])
+    differences = diags_array([-ratios, ratios], offsets=[0, 1], shape=(len(ratios), basis.size))
+    dB = BSpline.design_matrix(points, knots[1:-1], degree - 1) @ differences
+    W = diags_array(weights)
+    A = B.T @ W @ B + length**2 * (dB.T @ W @ dB)
     diagonals = np.zeros((degree + 1, basis.size))
     for k in range(degree + 1):
-        diagonals[k, : basis.size - k] = np.diagonal(A, -k)
+        diagonals[k, : basis.size - k] = A.diagonal(-k)
     return Gram(diagonals, BSpline.design_matrix(nodes, knots, degree))
