@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -52,6 +53,8 @@ def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except (ValueError, TypeError, OSError, ImportError) as error:
             _fail(error, 2)
+        except MemoryError as error:
+            _fail(f"not enough memory: {error}", 1)
         except ArithmeticError as error:
             _fail(error, 1)
         except KeyboardInterrupt:
@@ -63,7 +66,7 @@ def _friendly(command: Callable[..., Any]) -> Callable[..., Any]:
 def _fail(error: object, code: int) -> None:
     if isinstance(error, OSError) and error.strerror and error.filename:
         error = f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
+    text = escape(" ".join(str(error).split()))
     err.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
@@ -115,6 +118,13 @@ def _numbers(name: str, text: str, count: int | None = None) -> tuple[float, ...
     if count is not None and len(values) != count:
         raise ValueError(f"{name} must be {count} numbers separated by commas; got {text!r}")
     return values
+
+
+def _noise(text: str) -> tuple[float, ...]:
+    levels = _numbers("noise", text)
+    if not all(math.isfinite(level) and level >= 0 for level in levels):
+        raise ValueError(f"noise must be finite and >= 0; got {text!r}")
+    return levels
 
 
 def _activation(text: str) -> snode.Activation:
@@ -193,8 +203,10 @@ def train(
             data, _pair(encoding), activation, depth, n_layers, interpolation, scale, knots, l2, ce,
             output, decay, method, inner, length, rule, D.epochs if epochs is None else epochs,
             batch_size, n_iter, learning_rate, restart, seed, dtype, threads, eval_every,
-            eval_samples, _numbers("noise", noise),
+            eval_samples, _noise(noise),
         )  # fmt: skip
+        if name is not None and (Path(name).name != name or name in (".", "..")):
+            raise ValueError(f"name must be a plain folder name; got {name!r}; see --out")
         run_folder = folder / (name or _default_name(options))
         if run_folder.exists() and any(run_folder.iterdir()):
             raise FileExistsError(
@@ -276,7 +288,7 @@ def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> 
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / "options.json", asdict(options))
     if not as_json:
-        out.print(f"{data}\n{field}\n{cost}", highlight=False, soft_wrap=True)
+        out.print(f"{data}\n{field}\n{cost}", highlight=False, markup=False, soft_wrap=True)
     with _progress(quiet=as_json) as report:
         result = snode.train(
             field, data, cost,
@@ -312,7 +324,9 @@ def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> 
     _write_run(folder, result, data, manifest)
     _show_run(folder, manifest, as_json)
     if result.status is Status.STOPPED:
-        err.print(f"stopped; go on with: python -m snode train --resume {folder}", soft_wrap=True)
+        err.print(
+            escape(f"stopped; go on with: python -m snode train --resume {folder}"), soft_wrap=True
+        )
     return result.status is Status.SUCCESS
 
 
@@ -360,7 +374,7 @@ def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(runs.plain(manifest), indent=2) + "\n")
         return
-    table = Table(title=f"run {folder}", show_header=False)
+    table = Table(title=escape(f"run {folder}"), show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     _accuracy_rows(table, manifest)
@@ -370,7 +384,7 @@ def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
     table.add_row("run time", f"{manifest['total_seconds']:.1f} s")
     out.print(table)
     out.print(f"{folder}/: model.safetensors, history.csv, manifest.json, report.png",
-              highlight=False, soft_wrap=True)  # fmt: skip
+              highlight=False, markup=False, soft_wrap=True)  # fmt: skip
 
 
 def _accuracy_rows(table: Table, numbers: dict[str, Any]) -> None:
@@ -433,11 +447,11 @@ def evaluate(
         data or options.get("data", "mnist"), encoding, str(loaded.field.dtype),
         options.get("seed", 1),
     )  # fmt: skip
-    numbers = _final_numbers(loaded.field, dataset, _numbers("noise", noise), seed)
+    numbers = _final_numbers(loaded.field, dataset, _noise(noise), seed)
     if as_json:
         sys.stdout.write(json.dumps(runs.plain(numbers), indent=2) + "\n")
         return
-    table = Table(title=f"{model} on {dataset.name}", show_header=False)
+    table = Table(title=escape(f"{model} on {dataset.name}"), show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     _accuracy_rows(table, numbers)

@@ -1,5 +1,7 @@
 """`check` must find planted mistakes, and pass correct fields."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,28 @@ def test_taylor_test_orders():
     assert taylor_test(lambda e: np.sin(x + e * d), right) == pytest.approx(2, abs=0.05)
     assert taylor_test(lambda e: np.sin(x + e * d), 1.02 * right) == pytest.approx(1, abs=0.1)
     assert taylor_test(lambda e: 3 * (x + e * d), 3 * d) == np.inf
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_default_network_passes(seed):
+    """Thousands of relu units: some always sit near their kink."""
+    field = snode.StandaloneField.random(
+        196, 3.0, 150, activation="relu", rng=seed, dtype="float32"
+    )
+    report = check(field, rng=seed, verbose=False)
+    assert report.passed, str(report)
+
+
+def test_a_wrong_slope_of_relu_is_found():
+    relu = snode.get_activation("relu")
+    wrong = dataclasses.replace(relu, slope=lambda a: 1.001 * (a > 0))
+    report = check(_field(activation=wrong), verbose=False)
+    failed = [row.name for row in report.rows if not row.passed]
+    assert any("jvp in x" in name for name in failed), str(report)
+    assert any("gradient" in name for name in failed), str(report)
+
+
+def test_a_changed_activation_loses_its_kernel():
+    relu = snode.get_activation("relu")
+    assert relu.kernel == "leaky"
+    assert dataclasses.replace(relu, value=np.sin, slope=np.cos).kernel is None

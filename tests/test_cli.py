@@ -96,6 +96,8 @@ def test_info_names_versions_and_threads():
         ([*QUICK, "--epochs", "-1"], "epochs must be positive"),
         ([*QUICK, "--l2", "0"], "at least one of l2"),
         ([*QUICK, "--noise", "a,b"], "noise must be numbers"),
+        ([*QUICK, "--noise=-1"], "noise must be finite"),
+        (["train", "--data", "[/x]"], "[/x]"),
         ([*QUICK, "--dtype", "float16"], "dtype"),
         ([*QUICK, "--inner", "h2"], "inner must be one of"),
         ([*QUICK, "--learning-rate", "0.1"], "learning_rate is for the first-order"),

@@ -46,7 +46,7 @@ class Activation:
     slope_interval: tuple[float, float]
     kinks: tuple[float, ...] = ()
     params: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    kernel: str | None = None
+    kernel: str | None = field(default=None, init=False, repr=False)
 
     def __call__(self, a: Array) -> Array:
         """Return sigma(a)."""
@@ -71,6 +71,12 @@ class Activation:
 # Every formula below stands once. `where` evaluates both branches, so exponents are clipped first.
 
 
+def _with_kernel(kernel: str, entry: Activation) -> Activation:
+    # not an argument of the class: a changed copy (dataclasses.replace) must lose the kernel
+    object.__setattr__(entry, "kernel", kernel)
+    return entry
+
+
 def _tanh() -> Activation:
     def slope(a: Array) -> Array:
         s = array_namespace(a).tanh(a)
@@ -79,7 +85,7 @@ def _tanh() -> Activation:
     def value(a: Array) -> Array:
         return array_namespace(a).tanh(a)
 
-    return Activation("tanh", value, slope, (0.0, 1.0), kernel="tanh")
+    return _with_kernel("tanh", Activation("tanh", value, slope, (0.0, 1.0)))
 
 
 def _logistic(a: Array) -> Array:
@@ -106,27 +112,27 @@ def _softplus() -> Activation:
 
 
 def _relu() -> Activation:
-    return Activation(
+    entry = Activation(
         "relu",
         lambda a: array_namespace(a).maximum(a, 0),
         lambda a: (a > 0).astype(a.dtype),
         (0.0, 1.0),
         kinks=(0.0,),
-        kernel="leaky",
     )
+    return _with_kernel("leaky", entry)
 
 
 def _leaky_relu(alpha: float = 0.01) -> Activation:
     _require("alpha", alpha, 0.0 <= alpha <= 1.0, "in [0, 1]")
-    return Activation(
+    entry = Activation(
         "leaky_relu",
         lambda a: array_namespace(a).where(a > 0, a, alpha * a),
         lambda a: alpha + (1 - alpha) * (a > 0).astype(a.dtype),
         (alpha, 1.0),
         kinks=(0.0,),
         params={"alpha": alpha},
-        kernel="leaky",
     )
+    return _with_kernel("leaky", entry)
 
 
 def _smooth_relu(width: float = 0.1) -> Activation:

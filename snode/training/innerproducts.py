@@ -99,6 +99,8 @@ class InnerProduct:
 class L2(InnerProduct):
     """Inner product of L2(0,T): ``dot(u, v)`` is the integral of u v; the gradient is a density.
 
+    Bind it to a field before use: ``snode.L2().on(field)``.
+
     Examples
     --------
     >>> import snode
