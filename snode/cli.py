@@ -374,9 +374,7 @@ def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(runs.plain(manifest), indent=2) + "\n")
         return
-    table = Table(title=escape(f"run {folder}"), show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
+    table = _table(f"run {folder}")
     _accuracy_rows(table, manifest)
     table.add_row("minibatches", str(manifest["minibatches"]))
     table.add_row("capped steps", str(manifest["capped_steps"]))
@@ -385,6 +383,13 @@ def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
     out.print(table)
     out.print(f"{folder}/: model.safetensors, history.csv, manifest.json, report.png",
               highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+
+
+def _table(title: str) -> Table:
+    table = Table(title=escape(title), show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    return table
 
 
 def _accuracy_rows(table: Table, numbers: dict[str, Any]) -> None:
@@ -451,9 +456,7 @@ def evaluate(
     if as_json:
         sys.stdout.write(json.dumps(runs.plain(numbers), indent=2) + "\n")
         return
-    table = Table(title=escape(f"{model} on {dataset.name}"), show_header=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
+    table = _table(f"{model} on {dataset.name}")
     _accuracy_rows(table, numbers)
     out.print(table)
 

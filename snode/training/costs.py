@@ -95,8 +95,7 @@ class Cost:
             return
         inner = L2().on(field)
         for name, theta in field.parameters.items():
-            gram = inner.gram(name)
-            partials[name] += self.decay * (theta if gram is None else gram.matvec(theta))
+            partials[name] += self.decay * inner.apply(name, theta)
 
 
 class TerminalCost:
@@ -308,10 +307,7 @@ def parameter_line(cost: Cost, field: Any, direction: dict[str, Array]) -> tuple
     if cost.decay == 0:
         return 0.0, 0.0
     inner = L2().on(field)
-    applied = {}
-    for name, d in direction.items():
-        gram = inner.gram(name)
-        applied[name] = d if gram is None else gram.matvec(d)
+    applied = {name: inner.apply(name, d) for name, d in direction.items()}
     return (
         cost.decay * pair(field.parameters, applied),
         cost.decay * pair(direction, applied),

@@ -7,8 +7,8 @@ Equal to `FieldProblem` to rounding (a test says so); what differs is speed and 
 - the gradient products are shared out by layer after a block of adjoint steps, so no sums are
   reduced across threads;
 - elementwise work is one Numba pass over a layer, nothing is allocated inside an iteration;
-- the parameters live in two buffers (best and current iterate), the gradient becomes the Riesz
-  representative in place.
+- the parameters live in at most three buffers (best, current, trial), the gradient becomes the
+  Riesz representative in place.
 """
 
 from __future__ import annotations
@@ -341,10 +341,8 @@ class EulerProblem:
         if self.is_density:
             totals = self.cell * (totals + self._bias_dots())
         else:
-            totals, factor = (
-                np.zeros(3),
-                self.cell,
-            )  # the densities times this are the partial derivatives
+            totals = np.zeros(3)
+            factor = self.cell  # the densities times this are the partial derivatives
             if self.cost.decay:
                 for g in self.g.values():
                     g *= self.h

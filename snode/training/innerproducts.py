@@ -72,9 +72,14 @@ class InnerProduct:
         basis: DepthBasis | None = getattr(self.field, "depth_basis", {}).get(name)
         return None if basis is None else basis.gram(self.length)
 
+    def apply(self, name: str, u: Array) -> Array:
+        """Return the Gram matrix of the parameter `name` times `u`; None counts as identity."""
+        gram = self.gram(name)
+        return u if gram is None else gram.matvec(u)
+
     def dot(self, u: Parameters, v: Parameters) -> float:
         """Return <u, v> of two mappings of parameters."""
-        return float(sum(self._dot_one(name, u[name], v[name]) for name in u))
+        return float(sum(_pair_arrays(u[name], self.apply(name, v[name])) for name in u))
 
     def norm(self, u: Parameters) -> float:
         """Return sqrt(<u, u>)."""
@@ -87,10 +92,6 @@ class InnerProduct:
             gram = self.gram(name)
             out[name] = p.copy() if gram is None else gram.solve(p)
         return out
-
-    def _dot_one(self, name: str, u: Array, v: Array) -> Any:
-        gram = self.gram(name)
-        return _pair_arrays(u, v if gram is None else gram.matvec(v))
 
     def __repr__(self) -> str:
         return "L2()" if self.length == 0 else f"H1(length={self.length:g})"

@@ -301,7 +301,8 @@ class _Run:
             restarted, beta, line = True, 0.0, self._line(0.0)
         step = self._step(line)
         if step is None and beta != 0:
-            restarted, beta, line = True, 0.0, self._steepest_again()
+            # `_step` put the trajectory back to the base, so its gradient is still the right one
+            restarted, beta, line = True, 0.0, self._line(0.0)
             step = self._step(line)
         if step is None:
             # a cost can reach 0 before its gradient does (cross entropy, in floating point)
@@ -351,10 +352,6 @@ class _Run:
         self.problem.move(step)
         self.nfev += 1
         return self.problem.direct()
-
-    def _steepest_again(self) -> LineModel:
-        # `_step` put the trajectory back to the base, so its gradient is still the right one
-        return self._line(0.0)
 
     def state(self) -> NcgState:
         row = self.rows[-1]
