@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as entry
 from enum import Enum
 from typing import Any
 
-from snode.backend import Array
+from snode.backend import Array, array_namespace
 
 __all__ = [
     "AdjointSolution",
@@ -27,8 +28,12 @@ class Status(Enum):
 
     SUCCESS = "success"
     STOPPED = "stopped by the callback"
+    EVENT = "a terminal event occurred"
     CONVERGED = "the gradient or the cost vanished"
     NONFINITE_RHS = "the right-hand side or the state is not finite"
+    BLOW_UP = "the solution grows beyond all bounds"
+    STEP_UNDERFLOW = "the step became too small for the depth to change"
+    MAX_STEPS = "too many steps"
     NO_DESCENT = "no step lowers the cost"
 
     def __repr__(self) -> str:
@@ -49,26 +54,36 @@ class ModelFormatError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class OdeSolution:
-    """Solution of the direct problem (1).
+    """Solution of an initial value problem, the direct problem (1) among them.
+
+    x has the shape of the initial state: ``(n,)``, or ``(n, m)`` with one column a sample.
 
     Attributes
     ----------
     t : array (K + 1,)
-        Depths, float64.
+        Depths, float64: the grid, the accepted steps, or `t_eval`.
     x : array (K + 1, n, m) or None
-        The trajectory, depth first; None with ``keep="last"``. NaN after a failure.
+        The trajectory, depth first; None with ``keep="last"`` or checkpoints. NaN after a failure.
     x_T : array (n, m)
-        State at the last depth.
+        State at the last depth; NaN after a failure.
     status : Status
     success : bool
     message : str
     nfev : int
-        Evaluations of f.
-    field : VectorField
-        The field that was solved.
+        Evaluations of f (with its linearisation, where that was kept).
     method : str
-    linearizations : tuple or None
-        One per step with ``keep="all"``.
+    field : VectorField or callable
+        What was solved.
+    n_accepted, n_rejected : int
+        Steps.
+    n_linearized : int
+        Linearisations that were kept track of on the way.
+    linearizations : tuple of tuple or None
+        One tuple per step, with one entry per stage, for ``keep="all"``.
+    t_events, x_events : tuple of array or None
+        Depths (k,) and states (k, n, m) of the zeros of each event function.
+    columns : tuple of OdeSolution or None
+        The solutions of the single samples, with ``batch="independent"``.
     """
 
     t: Array
@@ -80,19 +95,59 @@ class OdeSolution:
     method: str
     field: Any = entry(repr=False)
     linearizations: tuple[Any, ...] | None = entry(default=None, repr=False)
+    n_accepted: int = 0
+    n_rejected: int = 0
+    n_linearized: int = 0
+    t_events: tuple[Array, ...] | None = None
+    x_events: tuple[Array, ...] | None = None
+    columns: tuple[OdeSolution, ...] | None = entry(default=None, repr=False)
+    steps: Any = entry(default=None, repr=False)  # what derivatives and dense output need
 
     @property
     def success(self) -> bool:
-        """True only for a finished, finite solution."""
-        return self.status is Status.SUCCESS
+        """True only for a finite solution that ended as asked."""
+        return self.status in (Status.SUCCESS, Status.EVENT, Status.STOPPED)
+
+    def __call__(self, t: Any) -> Array:
+        """Return x at any depths of the interval, from the dense output.
+
+        Parameters
+        ----------
+        t : float or array (k,)
+
+        Returns
+        -------
+        array (n, m) or (k, n, m)
+
+        Raises
+        ------
+        ValueError
+            If the solution has no dense output, or a depth is outside of the interval that was
+            solved.
+        """
+        if self.columns is not None:
+            xp = array_namespace(self.x_T)
+            return xp.concatenate([column(t) for column in self.columns], axis=-1)
+        dense = None if self.steps is None else self.steps.dense
+        if dense is None:
+            raise ValueError("the solution has no dense output; solve with dense_output=True")
+        return dense(t)
 
     def __repr__(self) -> str:
-        n, m = self.x_T.shape
-        kept = "last state" if self.x is None else "trajectory"
-        kept += "" if self.linearizations is None else " and linearisations"
+        n, *m = self.x_T.shape
+        kept = ["last state" if self.x is None else "trajectory"]
+        if self.linearizations is not None:
+            kept.append("linearisations")
+        if self.steps is not None and self.steps.checkpoints is not None:
+            kept.append(f"{len(self.steps.checkpoints)} checkpoints")
+        if self.steps is not None and self.steps.dense is not None:
+            kept.append("dense output")
+        end = self.columns[0].steps.t[-1] if self.columns else self.t[-1]
+        rejected = f" ({self.n_rejected} rejected)" if self.n_rejected else ""
+        size = f"n={n}" + "".join(f", m={size}" for size in m)
         return (
-            f"OdeSolution({self.method}, {len(self.t) - 1} steps to T={self.t[-1]:g}, "
-            f"n={n}, m={m}, {kept}, {self.status.name})"
+            f"OdeSolution({self.method}, {self.n_accepted} steps{rejected} to T={end:g}, "
+            f"{size}, {' and '.join(kept)}, {self.status.name})"
         )
 
 
@@ -103,15 +158,30 @@ class AdjointSolution:
     Attributes
     ----------
     t : array (K + 1,)
+        Depths of `lam`; the two ends only where the solution was checkpointed.
     lam : array (K + 1, n, m)
         Adjoint states; ``lam[0]`` is the derivative with respect to x(0).
     partials : dict of str to array
         Euclidean partial derivatives with respect to the parameters, summed over samples.
+    n_linearized : int
+        Linearisations made for this solve: 0 if all were stored.
+    nvjp : int
+        Products with transposed Jacobians.
     """
 
     t: Array
     lam: Array
     partials: dict[str, Array]
+    n_linearized: int = 0
+    nvjp: int = 0
+    end_time_function: Callable[[], float] | None = entry(default=None, repr=False)
+
+    @property
+    def end_time(self) -> float:
+        """Derivative with respect to the end time T; see `snode.end_time_derivative`."""
+        if self.end_time_function is None:
+            raise ValueError("the end time derivative is not known for this solution")
+        return self.end_time_function()
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in self.partials.items())

@@ -73,6 +73,14 @@ class DepthBasis:
         """
         return _row(self, float(t))
 
+    def row_derivative(self, t: float) -> tuple[int, np.ndarray[Any, Any]]:
+        """Return ``(j0, w)`` as `row`, with the derivatives of the basis functions at depth `t`.
+
+        Zero for the piecewise constant basis; at a node of the piecewise linear basis the
+        derivative in the cell to the right (in the last cell at t = T).
+        """
+        return _row_derivative(self, float(t))
+
     def gram(self, length: float) -> Gram:
         r"""Return the Gram matrix of the H1 inner product with the given length.
 
@@ -108,6 +116,21 @@ def _row_values(basis: DepthBasis, t: float) -> tuple[int, np.ndarray[Any, Any]]
         return cell, np.array([1 - s, s])
     row = _cardinal_splines(K, T)(t)
     (keep,) = np.nonzero(np.abs(row) > 1e-17)
+    return int(keep[0]), row[keep[0] : keep[-1] + 1]
+
+
+@lru_cache(maxsize=256)
+def _row_derivative(basis: DepthBasis, t: float) -> tuple[int, np.ndarray[Any, Any]]:
+    start, weights = _row_values(basis, t)  # also checks that t is in [0, T]
+    if basis.kind == "constant":
+        return start, np.zeros(1)
+    if basis.kind == "linear":
+        cell = int(np.clip(np.searchsorted(basis.grid, t, side="right") - 1, 0, basis.n_cells - 1))
+        return cell, np.array([-1.0, 1.0]) / basis.cell
+    row = _cardinal_splines(basis.n_cells, basis.T)(t, 1)
+    (keep,) = np.nonzero(np.abs(row) > 1e-17 / basis.cell)
+    if len(keep) == 0:
+        return start, np.zeros(len(weights))
     return int(keep[0]), row[keep[0] : keep[-1] + 1]
 
 

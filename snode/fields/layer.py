@@ -222,7 +222,7 @@ class StandaloneField:
         W, b = self._at(t)
         a = W @ x + b[:, None]
         slope = self._activation.slope(a)
-        return self._activation.value(a), LayerLinearization(self, self._basis.row(t), W, x, slope)
+        return self._activation.value(a), LayerLinearization(self, t, W, x, slope)
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -276,17 +276,11 @@ class StandaloneField:
 class LayerLinearization:
     """Derivative of `StandaloneField` at one (t, x)."""
 
-    __slots__ = ("W", "field", "row", "slope", "x")
+    __slots__ = ("W", "field", "row", "slope", "t", "x")
 
-    def __init__(
-        self,
-        field: StandaloneField,
-        row: tuple[int, np.ndarray[Any, Any]],
-        W: Array,
-        x: Array,
-        slope: Array,
-    ) -> None:
-        self.field, self.row, self.W, self.x, self.slope = field, row, W, x, slope
+    def __init__(self, field: StandaloneField, t: float, W: Array, x: Array, slope: Array) -> None:
+        self.field, self.t, self.W, self.x, self.slope = field, t, W, x, slope
+        self.row = field._basis.row(t)
 
     def jvp(self, dx: Array | None, dtheta: Parameters | None = None) -> Array:
         """Return sigma'(a) * (W dx + dW x + db), eq. (2)."""
@@ -313,6 +307,12 @@ class LayerLinearization:
             into["W"][i] += (weight * float(w)) * dW
             into["b"][i] += (weight * float(w)) * db
         return self.W.T @ q, into
+
+    def time_derivative(self) -> Array:
+        """Return f_t = sigma'(a) * (W'(t) x + b'(t)), (n, m)."""
+        j, weights = self.field._basis.row_derivative(self.t)
+        W_t, b_t = (_combine(p, j, weights) for p in (self.field.W, self.field.b))
+        return self.slope * (W_t @ self.x + b_t[:, None])
 
 
 def _combine(stack: Array, j: int, weights: np.ndarray[Any, Any]) -> Array:

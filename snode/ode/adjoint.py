@@ -1,27 +1,43 @@
-"""Exact transpose of a stored Euler solution."""
+r"""Exact transpose of a stored Runge-Kutta solution.
+
+The transpose of the tangent of one step (see `snode.ode.tangent`), stages in reverse order:
+
+.. math::
+
+   g_i = h b_i \lambda + h \sum_{j>i} a_{ji} \ell_j, \qquad \ell_i = J_i^T g_i, \qquad
+   \frac{dE}{d\theta} \mathrel{+}= P_i^T g_i, \qquad
+   \lambda_{old} = \lambda + \sum_i \ell_i .
+
+For Euler this is lam_i = lam_{i+1} + h f_x^T lam_{i+1}: the transpose pairs lam_{i+1} with x_i.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator
+
+import numpy as np
 
 from snode.backend import Array, array_namespace
+from snode.ode.replay import Replay
 
-__all__ = ["euler_adjoint"]
+__all__ = ["rk_adjoint"]
 
 
-def euler_adjoint(
-    t: Array, linearizations: Sequence[Any], lam_T: Array, partials: dict[str, Array]
-) -> Array:
-    """Return lam (K + 1, n, m) and add the parameter derivatives to `partials`.
-
-    lam_i = lam_{i+1} + h_i f_x^T lam_{i+1}, partials += h_i f_theta^T lam_{i+1}: the transpose
-    pairs lam_{i+1} with x_i.
-    """
-    lam = array_namespace(lam_T).empty((len(t), *lam_T.shape), dtype=lam_T.dtype)
-    lam[-1] = lam_T
-    for i in range(len(t) - 2, -1, -1):
-        h = float(t[i + 1] - t[i])
-        pull, _ = linearizations[i].vjp(lam[i + 1], into=partials, weight=h)
-        lam[i] = lam[i + 1] + h * pull
-    return lam
+def rk_adjoint(replay: Replay, lam_T: Array, partials: dict[str, Array]) -> Iterator[Array]:
+    """Yield lam at the nodes, from the last but one down, and add to `partials` on the way."""
+    steps, numbers = replay.steps, replay.steps.tableau.numbers()
+    xp, s = array_namespace(lam_T), replay.steps.tableau.active_stages
+    # row i holds what g_i is made of: a_ji of the later stages, then b_i of lam
+    transpose = np.hstack([numbers.a[:s, :s].T, numbers.b[:s, None]])
+    rows = xp.asarray(transpose.astype(lam_T.dtype))
+    pulls = xp.empty((s + 1, *lam_T.shape), dtype=lam_T.dtype)
+    flat = pulls.reshape(s + 1, -1)
+    pulls[s] = lam_T
+    for n, lins in replay.backwards():
+        hr = float(steps.t[n + 1] - steps.t[n]) * rows
+        for i in range(s - 1, -1, -1):
+            g = hr[i, i + 1 :].dot(flat[i + 1 :]).reshape(lam_T.shape)
+            pulls[i] = lins[i].vjp(g, into=partials)[0]
+        lam = pulls.sum(axis=0)
+        pulls[s] = lam
+        yield lam

@@ -1,26 +1,44 @@
 """The three problems of paper 001: direct (1), sensitivity (2) and adjoint (8).
 
-They work on anything that follows the vector-field contract. The sensitivity and the adjoint take
-a solution: nothing is integrated again behind the caller's back.
+They work on anything that follows the vector-field contract, with every method. The sensitivity and
+the adjoint take a solution: nothing is integrated again behind the caller's back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array, to_host
-from snode.ode.adjoint import euler_adjoint
-from snode.ode.fixed import euler, euler_last, euler_linearized
-from snode.ode.tangent import euler_tangent
-from snode.results import AdjointSolution, IntegrationError, OdeSolution, Status
+from snode.backend import Array, array_namespace
+from snode.ode.adaptive import MAX_STEPS, StepControl, solve_adaptive
+from snode.ode.adjoint import rk_adjoint
+from snode.ode.arguments import (
+    check_choice,
+    check_grid,
+    check_like,
+    check_parameters,
+    check_state,
+)
+from snode.ode.continuous import continuous_adjoint, continuous_tangent
+from snode.ode.fixed import solve_fixed
+from snode.ode.ivp import BATCH, join_columns
+from snode.ode.replay import Replay, check_differentiable
+from snode.ode.tableaus import ADAPTIVE, TABLEAUS
+from snode.ode.tangent import end_time_tangent, rk_tangent
+from snode.results import AdjointSolution, IntegrationError, OdeSolution
 
-__all__ = ["solve_adjoint", "solve_direct", "solve_sensitivity"]
+__all__ = [
+    "METHODS", "Solver", "as_solver", "check_choice", "check_grid", "check_state",
+    "end_time_derivative", "solve_adjoint", "solve_direct", "solve_sensitivity",
+]  # fmt: skip
 
-METHODS = ("euler",)
+METHODS = (*TABLEAUS, *ADAPTIVE)
 KEEP = ("all", "trajectory", "last")
+MODES = ("discrete", "continuous")
 
 
 def solve_direct(
@@ -28,8 +46,16 @@ def solve_direct(
     x0: Array,
     *,
     method: str = "euler",
-    t: Array | None = None,
+    t: Any = None,
+    rtol: float = 1e-3,
+    atol: Any = 1e-6,
+    first_step: float | None = None,
+    max_step: float = inf,
+    max_steps: float = MAX_STEPS,
+    batch: str = "shared",
     keep: str = "all",
+    dense_output: bool = False,
+    checkpoints: int | str | None = None,
     raise_on_failure: bool = True,
 ) -> OdeSolution:
     """Solve the direct problem x' = f(t, x), x(0) = x0, for all samples at once.
@@ -40,17 +66,29 @@ def solve_direct(
         The right-hand side.
     x0 : array (n, m)
         Initial states, one **column** per sample; the dtype of the field's parameters.
-    method : {"euler"}, optional
-        Explicit Euler on the grid.
+    method : str, optional
+        Fixed steps on the grid: "euler", "midpoint", "heun", "rk4", "bogacki_shampine",
+        "dormand_prince". Step control: "ode23", "ode45".
     t : array (K + 1,), optional
-        Grid; default ``field.grid``. It must contain ``field.breakpoints``.
+        Grid of a fixed-step method; default ``field.grid``. It must contain
+        ``field.breakpoints``. For "ode23" and "ode45": the two ends, default those of
+        ``field.grid``; steps land on any depths between them.
+    rtol, atol, first_step, max_step, max_steps
+        Step control, as for `ode45`.
+    batch : {"shared", "independent"}, optional
+        As for `ode45`, for the methods with step control.
     keep : {"all", "trajectory", "last"}, optional
-        What the solution stores: the trajectory and the linearisation of every step (what the
+        What the solution stores: the trajectory and the linearisation of every stage (what the
         sensitivity and the adjoint need, so they cost no evaluation of f), the trajectory, or the
         final state only.
+    dense_output : bool, optional
+        Keep a polynomial for each step, so that ``sol(t)`` works anywhere: what
+        ``mode="continuous"`` needs. Of order 4 for "ode45", cubic for all other methods.
+    checkpoints : int or "auto", optional
+        Instead of everything, keep at most so many states on the way; derivatives compute the
+        steps between two of them again. "auto" balances the memory of both. Replaces `keep`.
     raise_on_failure : bool, optional
-        Raise `IntegrationError` when the state becomes NaN or infinite; otherwise return the
-        solution with ``success=False``.
+        Raise `IntegrationError` on a failure; else return the solution with ``success=False``.
 
     Returns
     -------
@@ -79,48 +117,111 @@ def solve_direct(
     """
     check_choice("method", method, METHODS)
     check_choice("keep", keep, KEEP)
+    check_choice("batch", batch, BATCH)
     check_state(field, x0, "x0")
-    t = check_grid(field, t)
-    x, lins = None, None
-    with np.errstate(over="ignore", invalid="ignore"):  # reported below, by name
-        if keep == "all":
-            x, lins = euler_linearized(field, t, x0)
-        elif keep == "trajectory":
-            x = euler(field, t, x0)
-        x_T = euler_last(field, t, x0) if x is None else x[-1]
-    status, message = _diagnose(x_T, x, t)
-    sol = OdeSolution(t, x, x_T, status, message, len(t) - 1, method, field, lins)
+    x0 = array_namespace(x0).ascontiguousarray(x0)
+    control = StepControl(rtol, atol, first_step, max_step, max_steps)
+    if checkpoints is not None and dense_output:
+        raise ValueError("dense_output keeps the whole trajectory: leave out checkpoints")
+    if dense_output and keep == "last":
+        raise ValueError("keep must be 'all' or 'trajectory' for dense_output")
+    if method in ADAPTIVE:
+        sol = _solve_adaptive(field, x0, method, t, control, batch, keep, dense_output, checkpoints)
+    else:
+        if control != StepControl() or batch != "shared":
+            raise ValueError(
+                "rtol, atol, first_step, max_step, max_steps and batch are for the methods with "
+                f"step control, {', '.join(ADAPTIVE)}; {method} steps on the grid"
+            )
+        sol = solve_fixed(
+            field, TABLEAUS[method], check_grid(field, t), x0, field.breakpoints,
+            keep=keep, dense=dense_output, checkpoints=checkpoints,
+        )  # fmt: skip
     if raise_on_failure and not sol.success:
         raise IntegrationError(sol)
     return sol
 
 
+def _solve_adaptive(
+    field: Any, x0: Array, method: str, t: Any, control: StepControl, batch: str, keep: str,
+    dense: bool, checkpoints: int | str | None,
+) -> OdeSolution:  # fmt: skip
+    t0, t1, stops = _as_ends(field, t)
+
+    def solve(start: Array) -> OdeSolution:
+        return solve_adaptive(
+            field, method, t0, t1, start, control, stops=stops, jumps=field.breakpoints,
+            keep=keep, dense=dense, checkpoints=checkpoints,
+        )  # fmt: skip
+
+    if batch == "shared":
+        return solve(x0)
+    columns = tuple(solve(x0[:, j : j + 1].copy()) for j in range(x0.shape[1]))
+    return join_columns(field, method, x0, columns, t0, t1)
+
+
+def _as_ends(field: Any, t: Any) -> tuple[float, float, Sequence[float]]:
+    if t is None:
+        grid = getattr(field, "grid", None)
+        if grid is None:
+            raise ValueError("t must be given: this field has no grid of its own")
+        return float(grid[0]), float(grid[-1]), ()
+    try:
+        depths = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"t must be numbers: {error}") from None
+    if depths.ndim != 1 or len(depths) < 2 or not np.isfinite(depths).all():
+        raise ValueError(f"t must be (start, end), or more depths between them; got {t!r}")
+    steps = np.diff(depths)
+    if len(depths) > 2 and not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError("t must be strictly monotone")
+    return float(depths[0]), float(depths[-1]), tuple(float(s) for s in depths[1:-1])
+
+
 def solve_sensitivity(
-    sol: OdeSolution, *, dx0: Array | None = None, dtheta: Mapping[str, Array] | None = None
+    sol: OdeSolution,
+    *,
+    dx0: Array | None = None,
+    dtheta: Mapping[str, Array] | None = None,
+    dT: float = 0.0,
+    mode: str = "discrete",
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> Array:
     """Solve the sensitivity problem (2) along a solution.
 
     The result is the derivative of the computed trajectory in the direction
-    x0 -> x0 + eps dx0, theta -> theta + eps dtheta.
+    x0 -> x0 + eps dx0, theta -> theta + eps dtheta, T -> T + eps dT.
 
     Parameters
     ----------
     sol : OdeSolution
-        A solution of `solve_direct` that kept its trajectory.
+        A solution of `solve_direct` that kept its trajectory or checkpoints.
     dx0 : array (n, m), optional
         Perturbation of the initial states; zero if omitted.
     dtheta : mapping of str to array, optional
         Perturbation of the parameters, e.g. ``{"W": dW, "b": db}``, shapes as the parameters;
         what is omitted is zero.
+    dT : float, optional
+        Perturbation of the end of the interval; see `end_time_derivative`.
+    mode : {"discrete", "continuous"}, optional
+        "discrete": the derivative of the numbers that were computed, on their frozen steps, exact
+        to rounding. "continuous": the sensitivity problem solved by ode45 with steps of its own
+        along the dense output of `sol`; exact up to both tolerances.
+    rtol, atol : float, optional
+        For "continuous": tolerances, `atol` relative to the size of the perturbation; default
+        those of `sol`, or 1e-6 and 1e-9 for fixed steps.
 
     Returns
     -------
     xi : array (K + 1, n, m)
+        At the nodes ``sol.t``; at the two ends (2, n, m) for a solution with checkpoints or
+        independent columns.
 
     Raises
     ------
     ValueError
-        If a shape, dtype or name is wrong, or `sol` did not keep its trajectory.
+        If a shape, dtype or name is wrong, or `sol` failed or did not keep what is needed.
 
     References
     ----------
@@ -135,26 +236,72 @@ def solve_sensitivity(
     >>> snode.solve_sensitivity(sol, dx0=np.ones((3, 5))).shape
     (11, 3, 5)
     """
+    check_choice("mode", mode, MODES)
+    check_differentiable(sol.field)
+    xp = array_namespace(sol.x_T)
     if dx0 is None:
-        dx0 = array_namespace(sol.x_T).zeros_like(sol.x_T)
-    _check_like(dx0, sol.x_T, "dx0")
-    _check_parameters(sol.field, dtheta, "dtheta")
-    return euler_tangent(sol.t, _linearizations(sol), dx0, dtheta)
+        dx0 = xp.zeros_like(sol.x_T)
+    check_like(dx0, sol.x_T, "dx0")
+    check_parameters(sol.field, dtheta, "dtheta")
+    control = _continuous_control(sol, mode, rtol, atol)
+    if sol.columns is not None:
+        parts = [
+            _sensitivity(column, dx0[:, j : j + 1].copy(), dtheta, dT, control)
+            for j, column in enumerate(sol.columns)
+        ]
+        return xp.concatenate([xp.stack([part[0], part[-1]]) for part in parts], axis=-1)
+    return _sensitivity(sol, dx0, dtheta, dT, control)
 
 
-def solve_adjoint(sol: OdeSolution, lam_T: Array) -> AdjointSolution:
+def _sensitivity(
+    sol: OdeSolution, dx0: Array, dtheta: Any, dT: float, control: StepControl | None
+) -> Array:
+    xp = array_namespace(dx0)
+    if control is not None:
+        xi = continuous_tangent(sol, dx0, dtheta, control)
+    else:
+        replay = Replay(sol)
+        xi = dx0
+        nodes = rk_tangent(replay, dx0, dtheta)
+        if replay.is_checkpointed:
+            for last in nodes:
+                xi = last
+            xi = xp.stack([dx0, xi])
+        else:
+            xi = xp.empty((len(sol.steps.t), *dx0.shape), dtype=dx0.dtype)
+            xi[0] = dx0
+            for i, value in enumerate(nodes, start=1):
+                xi[i] = value
+    if dT:
+        xi[-1] += dT * _end_time(sol, "discrete" if control is None else "continuous")
+    return xi
+
+
+def solve_adjoint(
+    sol: OdeSolution,
+    lam_T: Array,
+    *,
+    mode: str = "discrete",
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> AdjointSolution:
     """Solve the adjoint problem (8) along a solution.
 
     For a function E of x(T) with derivative `lam_T`, the result holds the derivative of E with
-    respect to the initial states (``.lam[0]``) and the parameters (``.partials``): the exact
-    transpose of `solve_sensitivity`.
+    respect to the initial states (``.lam[0]``), the parameters (``.partials``) and the end of the
+    interval (``.end_time``): in "discrete" mode the exact transpose of `solve_sensitivity`.
 
     Parameters
     ----------
     sol : OdeSolution
-        A solution of `solve_direct` that kept its trajectory.
+        A solution of `solve_direct` that kept its trajectory or checkpoints.
     lam_T : array (n, m)
         Terminal value, dE/dx(T).
+    mode : {"discrete", "continuous"}, optional
+        As for `solve_sensitivity`. The continuous parameter gradient is a quadrature along the
+        adjoint's own steps; x is never integrated backwards.
+    rtol, atol : float, optional
+        For "continuous", `atol` relative to the size of `lam_T`.
 
     Returns
     -------
@@ -163,7 +310,7 @@ def solve_adjoint(sol: OdeSolution, lam_T: Array) -> AdjointSolution:
     Raises
     ------
     ValueError
-        If the shape or dtype is wrong, or `sol` did not keep its trajectory.
+        If the shape or dtype is wrong, or `sol` failed or did not keep what is needed.
 
     References
     ----------
@@ -178,123 +325,169 @@ def solve_adjoint(sol: OdeSolution, lam_T: Array) -> AdjointSolution:
     >>> snode.solve_adjoint(sol, np.ones((3, 5)))
     AdjointSolution(lam (11, 3, 5), partials: W (10, 3, 3), b (10, 3))
     """
-    _check_like(lam_T, sol.x_T, "lam_T")
+    check_choice("mode", mode, MODES)
+    check_differentiable(sol.field)
+    check_like(lam_T, sol.x_T, "lam_T")
     xp = array_namespace(lam_T)
+    control = _continuous_control(sol, mode, rtol, atol)
     partials = {name: xp.zeros_like(array) for name, array in sol.field.parameters.items()}
-    lam = euler_adjoint(sol.t, _linearizations(sol), lam_T, partials)
-    return AdjointSolution(sol.t, lam, partials)
+    if sol.columns is None:
+        t, lam, made, products = _adjoint(sol, lam_T, partials, control)
+    else:
+        parts = [
+            _adjoint(column, lam_T[:, j : j + 1].copy(), partials, control)
+            for j, column in enumerate(sol.columns)
+        ]
+        t = sol.t[[0, -1]]
+        lam = xp.concatenate([xp.stack([part[1][0], part[1][-1]]) for part in parts], axis=-1)
+        made, products = sum(part[2] for part in parts), sum(part[3] for part in parts)
+
+    def end_time() -> float:
+        return float((lam_T * end_time_derivative(sol, mode=mode)).sum())
+
+    return AdjointSolution(t, lam, partials, made, products, end_time)
 
 
-# --- checks -------------------------------------------------------------------------------------
+def _adjoint(
+    sol: OdeSolution, lam_T: Array, partials: dict[str, Array], control: StepControl | None
+) -> tuple[Array, Array, int, int]:
+    """Return depths, lam, and the number of linearisations and transposed products."""
+    xp = array_namespace(lam_T)
+    if control is not None:
+        return sol.steps.t, *continuous_adjoint(sol, lam_T, partials, control)
+    replay = Replay(sol)
+    products = (len(sol.steps.t) - 1) * sol.steps.tableau.active_stages
+    nodes = rk_adjoint(replay, lam_T, partials)
+    if replay.is_checkpointed:
+        last = lam_T
+        for value in nodes:
+            last = value
+        lam = xp.stack([last, lam_T])
+        return sol.steps.t[[0, -1]], lam, replay.n_linearized, products
+    lam = xp.empty((len(sol.steps.t), *lam_T.shape), dtype=lam_T.dtype)
+    lam[-1] = lam_T
+    for i, value in enumerate(nodes, start=2):
+        lam[-i] = value
+    return sol.steps.t, lam, replay.n_linearized, products
 
 
-def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
-    """Raise ValueError unless `value` is one of `valid`."""
-    if value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}; got {value!r}")
+def end_time_derivative(sol: OdeSolution, *, mode: str = "discrete") -> Array:
+    r"""Return dx(T)/dT, the derivative of the final state with respect to the end time.
+
+    Parameters
+    ----------
+    sol : OdeSolution
+        A solution of `solve_direct` that kept its trajectory or checkpoints.
+    mode : {"discrete", "continuous"}, optional
+        "discrete": the exact derivative of the number computed when the last step is stretched
+        and the steps before it are frozen; it needs ``time_derivative()`` of the field's
+        linearisation unless the method is Euler. "continuous": f(T, x(T)).
+
+    Returns
+    -------
+    array (n, m)
+
+    Raises
+    ------
+    ValueError
+        If `sol` did not keep what is needed, has no step, or the field does not offer f_t.
+
+    Notes
+    -----
+    The field is a fixed function of t: weights W(t) are not stretched with the interval.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> field = snode.StandaloneField.random(3, 1.0, 10, rng=0)
+    >>> sol = snode.solve_direct(field, np.ones((3, 1)))
+    >>> bool(np.allclose(snode.end_time_derivative(sol), field(0.9, sol.x[-2])))
+    True
+    """
+    check_choice("mode", mode, MODES)
+    if sol.columns is not None:
+        xp = array_namespace(sol.x_T)
+        return xp.concatenate([_end_time(column, mode) for column in sol.columns], axis=-1)
+    return _end_time(sol, mode)
 
 
-def check_state(field: Any, x: Array, name: str) -> None:
-    """Raise unless `x` is a finite (n, m) array of the field's dtype on the field's device."""
-    n = field.n
-    if not is_array(x):
-        raise TypeError(
-            f"{name} must be a NumPy or CuPy array of shape ({n}, m); got {type(x).__name__}"
-        )
-    if x.ndim != 2 or x.shape[0] != n or x.shape[1] == 0:
-        raise ValueError(
-            f"{name} must have shape ({n}, m), one column per sample; got {x.shape}"
-            + _shape_hint(name, x.shape, n)
-        )
-    parameters = list(field.parameters.values())
-    array_namespace(x, *parameters)
-    if x.dtype not in (np.float32, np.float64):
-        raise ValueError(f"{name} must be float32 or float64; got {x.dtype}")
-    if parameters and x.dtype != parameters[0].dtype:
-        raise ValueError(
-            f"{name} is {x.dtype} but the field is {parameters[0].dtype}; nothing is converted "
-            f"silently: use {name}.astype({str(parameters[0].dtype)!r})"
-        )
-    _check_finite(x, name)
+def _end_time(sol: OdeSolution, mode: str) -> Array:
+    replay = Replay(sol)
+    t = replay.steps.t
+    if len(t) < 2:
+        raise ValueError("sol must have at least one step to have a derivative in T")
+    if mode == "continuous":
+        return sol.field(float(t[-1]), sol.x_T)
+    return end_time_tangent(replay)
 
 
-def check_grid(field: Any, t: Array | None) -> Array:
-    """Return the float64 grid: `t`, or the field's own."""
-    if t is None:
-        t = getattr(field, "grid", None)
-        if t is None:
-            raise ValueError("t must be given: this field has no grid of its own")
-    t = np.asarray(t, dtype=np.float64)
-    steps = np.diff(t)
-    if t.ndim != 1 or len(t) < 2 or not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError("t must be a strictly monotone grid of at least two depths")
-    inner = [s for s in field.breakpoints if t.min() < s < t.max()]
-    if inner:
-        distance = np.abs(t[:, None] - np.asarray(inner)).min(axis=0)
-        if distance.max() > 1e-12 * np.abs(t).max():
-            miss = inner[int(distance.argmax())]
-            raise ValueError(f"t must contain the field's breakpoints; {miss:g} is missing")
-    return t
+def _continuous_control(
+    sol: OdeSolution, mode: str, rtol: float | None, atol: float | None
+) -> StepControl | None:
+    """Return None for the discrete mode."""
+    if mode == "discrete":
+        if rtol is not None or atol is not None:
+            raise ValueError("rtol and atol are for mode='continuous'; 'discrete' is exact")
+        return None
+    first = sol if sol.columns is None else sol.columns[0]
+    own = (None, None) if first.steps is None else (first.steps.rtol, first.steps.atol)
+    if rtol is None:
+        rtol = 1e-6 if own[0] is None else own[0]
+    if atol is None:
+        atol = 1e-9 if own[1] is None else float(np.min(own[1])) if np.ndim(own[1]) == 0 else 1e-9
+    return StepControl(rtol, atol)
 
 
-def _shape_hint(name: str, shape: tuple[int, ...], n: int) -> str:
-    if len(shape) == 2 and shape[1] == n:
-        return f"; did you mean {name}.T?"
-    if shape == (n,):
-        return f"; use {name}[:, None] for a single sample"
-    return ""
+# --- how to solve, as an option -------------------------------------------------------------------
 
 
-def _check_finite(x: Array, name: str) -> None:
-    xp = array_namespace(x)
-    bad = ~xp.isfinite(x)
-    if bool(bad.any()):
-        i, j = (int(k[0]) for k in map(to_host, xp.nonzero(bad)))
-        raise ValueError(f"{name} must be finite; component {i} of sample {j} is {float(x[i, j])}")
+@dataclass(frozen=True)
+class Solver:
+    """How the direct problem is solved: an option of `gradient`, `ncg`, `train`, `predict`.
+
+    Parameters
+    ----------
+    method : str, optional
+        As for `solve_direct`.
+    rtol, atol : float, optional
+        Tolerances of "ode23" and "ode45".
+    max_step, max_steps : float, optional
+    checkpoints : int or "auto", optional
+        As for `solve_direct`.
+
+    Examples
+    --------
+    >>> import snode
+    >>> snode.Solver("ode45", rtol=1e-6)
+    Solver(method='ode45', rtol=1e-06, atol=1e-06, max_step=inf, max_steps=10000, checkpoints=None)
+    """
+
+    method: str = "euler"
+    rtol: float = 1e-3
+    atol: float = 1e-6
+    max_step: float = inf
+    max_steps: float = MAX_STEPS
+    checkpoints: int | str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, METHODS)
+
+    def solve(
+        self, field: Any, x0: Array, *, keep: str = "all", raise_on_failure: bool = True
+    ) -> OdeSolution:
+        """Solve the direct problem; `checkpoints` only where derivatives are wanted."""
+        return solve_direct(
+            field, x0, method=self.method, rtol=self.rtol, atol=self.atol,
+            max_step=self.max_step, max_steps=self.max_steps, keep=keep, raise_on_failure=raise_on_failure,
+            checkpoints=self.checkpoints if keep == "all" else None,
+        )  # fmt: skip
 
 
-def _check_like(a: Array, reference: Array, name: str) -> None:
-    if not is_array(a):
-        raise TypeError(
-            f"{name} must be an array of shape {reference.shape}; got {type(a).__name__}"
-        )
-    array_namespace(a, reference)
-    if a.shape != reference.shape or a.dtype != reference.dtype:
-        raise ValueError(
-            f"{name} must be {reference.dtype} of shape {reference.shape}; "
-            f"got {a.dtype} of shape {a.shape}"
-        )
-
-
-def _check_parameters(field: Any, theta: Mapping[str, Array] | None, name: str) -> None:
-    known = field.parameters
-    for key, value in (theta or {}).items():
-        if key not in known:
-            raise ValueError(f"{name} has an unknown parameter {key!r}; known: {', '.join(known)}")
-        _check_like(value, known[key], f"{name}[{key!r}]")
-
-
-def _linearizations(sol: OdeSolution) -> tuple[Any, ...]:
-    if sol.linearizations is not None:
-        return sol.linearizations
-    if sol.x is None:
-        raise ValueError('sol must keep its trajectory: solve_direct(..., keep="all")')
-    x = sol.x
-    return tuple(sol.field.linearize(float(t), x[i])[1] for i, t in enumerate(sol.t[:-1]))
-
-
-def _diagnose(x_T: Array, x: Array | None, t: Array) -> tuple[Status, str]:
-    """Name the first non-finite component; NaN and inf never heal, so x(T) tells."""
-    xp = array_namespace(x_T)
-    if bool(xp.isfinite(x_T).all()):
-        return Status.SUCCESS, f"solved to T={float(t[-1]):g}"
-    if x is None:
-        return Status.NONFINITE_RHS, f"the state is not finite at t={float(t[-1]):g}"
-    finite = to_host(xp.isfinite(x).all(axis=(1, 2)))
-    i = int(np.argmin(finite))
-    component, sample = (int(k[0]) for k in map(to_host, xp.nonzero(~xp.isfinite(x[i]))))
-    x[i:] = np.nan
-    return Status.NONFINITE_RHS, (
-        f"the state is not finite at t={float(t[i]):g}: component {component} of sample {sample}, "
-        f"after the step from t={float(t[i - 1]):g}"
-    )
+def as_solver(solver: str | Solver) -> Solver:
+    """Return a `Solver` from itself or the name of a method."""
+    if isinstance(solver, str):
+        return Solver(solver)
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be the name of a method or a Solver; got {solver!r}")
+    return solver

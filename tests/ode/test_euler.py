@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import snode
-from snode.ode.fixed import euler, euler_last
+from snode import TABLEAUS, euler
+from snode.ode.fixed import solve_fixed
 
 EPS = np.finfo(np.float64).eps
 
@@ -14,7 +15,7 @@ EPS = np.finfo(np.float64).eps
 def test_closed_form_of_the_linear_problem():
     # x' = -x: each step multiplies by exactly 1 - h
     t = np.linspace(0, 1, 9)
-    x = euler(lambda t, x: -x, t, np.array([[1.0, -2.0]]))
+    x = euler(lambda t, x: -x, t, np.array([[1.0, -2.0]])).x
     expected = 0.875 ** np.arange(9)[:, None, None] * np.array([[1.0, -2.0]])
     assert x == pytest.approx(expected, rel=20 * EPS)
 
@@ -30,7 +31,7 @@ def test_uneven_and_decreasing_grids():
         x = x0.copy()
         for i in range(11):
             x = x + (t[i + 1] - t[i]) * f(t[i], x)
-        assert euler(f, t, x0)[-1] == pytest.approx(x, abs=20 * EPS)
+        assert euler(f, t, x0).x_T == pytest.approx(x, abs=20 * EPS)
 
 
 def test_the_depth_given_to_f_is_the_left_end_as_a_float():
@@ -52,7 +53,9 @@ def test_last_state_only_is_the_same_number():
 
     t, x0 = np.linspace(0, 2, 30), np.random.default_rng(1).standard_normal((3, 4))
     before = x0.copy()
-    assert np.array_equal(euler_last(f, t, x0), euler(f, t, x0)[-1])
+    last = solve_fixed(f, TABLEAUS["euler"], t, x0, keep="last")
+    assert last.x is None
+    assert np.array_equal(last.x_T, euler(f, t, x0).x[-1])
     assert np.array_equal(x0, before)
 
 
@@ -62,7 +65,7 @@ def test_order_one_on_a_closed_form():
     exact = (3 * np.exp(-T) + np.sin(T) - np.cos(T)) / 2
     errors = [
         abs(
-            euler(lambda t, x: np.sin(t) - x, np.linspace(0, T, K + 1), np.ones((1, 1)))[-1] - exact
+            euler(lambda t, x: np.sin(t) - x, np.linspace(0, T, K + 1), np.ones((1, 1))).x_T - exact
         )
         for K in (100, 200, 400)
     ]

@@ -1,0 +1,169 @@
+"""Checks of what a caller passes to the solvers; every message names the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array, array_namespace, is_array, to_host
+
+__all__ = [
+    "as_grid", "as_state", "as_tolerance", "check_choice", "check_finite", "check_grid",
+    "check_like", "check_parameters", "check_state",
+]  # fmt: skip
+
+
+def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `valid`."""
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}; got {value!r}")
+
+
+def as_state(x: Any, name: str) -> Array:
+    """Return a finite floating state (n,) or (n, m) for a plain right-hand side.
+
+    Lists and integers become float64, as in SciPy.
+    """
+    if not is_array(x):
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} must be a plain array; got {type(x).__name__}")
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"{name} must be numbers of shape (n,) or (n, m): {error}") from None
+    if x.dtype.kind in "iu":
+        x = x.astype(np.float64)
+    if x.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{name} must be float32 or float64; got {x.dtype}")
+    if x.ndim not in (1, 2) or x.size == 0:
+        raise ValueError(
+            f"{name} must have shape (n,) or (n, m), one column per sample; got {x.shape}"
+        )
+    check_finite(x, name)
+    return array_namespace(x).ascontiguousarray(x)
+
+
+def check_state(field: Any, x: Array, name: str) -> None:
+    """Raise unless `x` is a finite (n, m) array of the field's dtype on the field's device."""
+    n = field.n
+    if not is_array(x):
+        raise TypeError(
+            f"{name} must be a NumPy or CuPy array of shape ({n}, m); got {type(x).__name__}"
+        )
+    if x.ndim != 2 or x.shape[0] != n or x.shape[1] == 0:
+        raise ValueError(
+            f"{name} must have shape ({n}, m), one column per sample; got {x.shape}"
+            + _shape_hint(name, x.shape, n)
+        )
+    parameters = list(field.parameters.values())
+    array_namespace(x, *parameters)
+    if x.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{name} must be float32 or float64; got {x.dtype}")
+    if parameters and x.dtype != parameters[0].dtype:
+        raise ValueError(
+            f"{name} is {x.dtype} but the field is {parameters[0].dtype}; nothing is converted "
+            f"silently: use {name}.astype({str(parameters[0].dtype)!r})"
+        )
+    check_finite(x, name)
+
+
+def _shape_hint(name: str, shape: tuple[int, ...], n: int) -> str:
+    if len(shape) == 2 and shape[1] == n:
+        return f"; did you mean {name}.T?"
+    if shape == (n,):
+        return f"; use {name}[:, None] for a single sample"
+    return ""
+
+
+def check_finite(x: Array, name: str) -> None:
+    """Raise ValueError naming the first entry that is not finite."""
+    xp = array_namespace(x)
+    bad = ~xp.isfinite(x)
+    if not bool(bad.any()):
+        return
+    index = tuple(int(k[0]) for k in map(to_host, xp.nonzero(bad)))
+    where = f"component {index[0]}" + "".join(f" of sample {j}" for j in index[1:])
+    raise ValueError(f"{name} must be finite; {where} is {float(x[index])}")
+
+
+def as_grid(t: Any, breakpoints: Iterable[float]) -> Array:
+    """Return the strictly monotone float64 grid `t`; it must contain the breakpoints inside it."""
+    try:
+        t = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"t must be a grid of numbers: {error}") from None
+    steps = np.diff(t)
+    if t.ndim != 1 or len(t) < 2 or not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError("t must be a strictly monotone grid of at least two depths")
+    if not np.isfinite(t).all():
+        raise ValueError("t must be finite")
+    inner = [s for s in breakpoints if t.min() < s < t.max()]
+    if inner:
+        distance = np.abs(t[:, None] - np.asarray(inner)).min(axis=0)
+        if distance.max() > 1e-12 * np.abs(t).max():
+            miss = inner[int(distance.argmax())]
+            raise ValueError(f"t must contain the field's breakpoints; {miss:g} is missing")
+        t = t.copy()  # the very numbers, so that a step knows that it ends at a jump
+        t[[int(np.abs(t - s).argmin()) for s in inner]] = inner
+    return t
+
+
+def check_grid(field: Any, t: Any) -> Array:
+    """Return the float64 grid: `t`, or the field's own."""
+    if t is None:
+        t = getattr(field, "grid", None)
+        if t is None:
+            raise ValueError("t must be given: this field has no grid of its own")
+    return as_grid(t, field.breakpoints)
+
+
+def as_tolerance(rtol: Any, atol: Any, x0: Array) -> tuple[float, Any]:
+    """Return rtol as a float and atol as a float or an array that fits x0."""
+    smallest = 10 * float(np.finfo(x0.dtype).eps)
+    if not _is_number(rtol) or not (rtol == 0 or smallest <= rtol < math.inf):
+        raise ValueError(f"rtol must be 0, or finite and >= {smallest:.1e}; got {rtol!r}")
+    if _is_number(atol):
+        if not 0 <= atol < math.inf:
+            raise ValueError(f"atol must be finite and >= 0; got {atol!r}")
+        if rtol == 0 and atol == 0:
+            raise ValueError("rtol and atol must not both be 0")
+        return float(rtol), float(atol)
+    values = np.asarray(atol, dtype=np.float64)
+    if values.shape != x0.shape[:1] or not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            f"atol must be a number or an array ({x0.shape[0]},), finite and >= 0; got {atol!r}"
+        )
+    if rtol == 0 and not values.all():
+        raise ValueError("atol must be positive where rtol is 0")
+    values = values.reshape(-1, *[1] * (x0.ndim - 1)).astype(x0.dtype)
+    return float(rtol), array_namespace(x0).asarray(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def check_like(a: Array, reference: Array, name: str) -> None:
+    """Raise unless `a` has shape, dtype and device of `reference`."""
+    if not is_array(a):
+        raise TypeError(
+            f"{name} must be an array of shape {reference.shape}; got {type(a).__name__}"
+        )
+    array_namespace(a, reference)
+    if a.shape != reference.shape or a.dtype != reference.dtype:
+        raise ValueError(
+            f"{name} must be {reference.dtype} of shape {reference.shape}; "
+            f"got {a.dtype} of shape {a.shape}"
+        )
+
+
+def check_parameters(field: Any, theta: Mapping[str, Array] | None, name: str) -> None:
+    """Raise unless `theta` names parameters of the field with arrays of their shapes."""
+    known = field.parameters
+    for key, value in (theta or {}).items():
+        if key not in known:
+            raise ValueError(f"{name} has an unknown parameter {key!r}; known: {', '.join(known)}")
+        check_like(value, known[key], f"{name}[{key!r}]")

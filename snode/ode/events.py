@@ -1,0 +1,132 @@
+"""Events: zeros of functions of (t, x) along a solution, located on its dense output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array
+from snode.ode.dense import evaluate
+
+__all__ = ["Event", "EventFinder", "as_events"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A zero of ``g(t, x)`` to look for.
+
+    Parameters
+    ----------
+    g : callable
+        Returns a number; a zero is found where its sign changes over an accepted step.
+    terminal : bool, optional
+        End the integration there.
+    direction : int, optional
+        +1: only where g increases with the integration; -1: decreases; 0: both.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> ground = snode.Event(lambda t, x: x[0], terminal=True, direction=-1)
+    >>> sol = snode.ode45(lambda t, x: [x[1], -9.81], (0, 10), [1.0, 0.0], events=ground)
+    >>> sol.status, bool(abs(sol.t[-1] - (2 / 9.81) ** 0.5) < 1e-12)
+    (Status.EVENT, True)
+    """
+
+    g: Callable[[float, Array], float]
+    terminal: bool = False
+    direction: int = 0
+
+    def __post_init__(self) -> None:
+        if not callable(self.g):
+            raise TypeError(f"g must be callable, g(t, x); got {type(self.g).__name__}")
+        if self.direction not in (-1, 0, 1):
+            raise ValueError(f"direction must be -1, 0 or 1; got {self.direction!r}")
+
+
+def as_events(events: Any) -> tuple[Event, ...]:
+    """Return events from one or several `Event` or functions with SciPy's attributes."""
+    if events is None:
+        return ()
+    if isinstance(events, Event) or callable(events):
+        events = (events,)
+    if not isinstance(events, Sequence):
+        raise TypeError(f"events must be callables or Event; got {type(events).__name__}")
+    out = []
+    for event in events:
+        if isinstance(event, Event):
+            out.append(event)
+        elif callable(event):
+            direction = int(np.sign(getattr(event, "direction", 0)))
+            out.append(Event(event, bool(getattr(event, "terminal", False)), direction))
+        else:
+            raise TypeError(f"events must be callables or Event; got {type(event).__name__}")
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Where a terminal event ended the run."""
+
+    t: float
+    x: Array
+    message: str
+
+
+class EventFinder:
+    """Follows the event functions of one run."""
+
+    def __init__(self, events: tuple[Event, ...]) -> None:
+        self.events = events
+        self.values: list[float] = []
+        self.depths: list[list[float]] = [[] for _ in events]
+        self.states: list[list[Array]] = [[] for _ in events]
+
+    def start(self, t: float, x: Array) -> None:
+        """Evaluate the functions at the start; a zero there is no event."""
+        self.values = [float(event.g(t, x)) for event in self.events]
+
+    def look(
+        self, t: float, h: float, x: Array, polynomial: Any, t_new: float, x_new: Array
+    ) -> Hit | None:
+        """Find the zeros in a step, in order; return the first terminal one."""
+        new = [float(event.g(t_new, x_new)) for event in self.events]
+        zeros = []
+        for k, event in enumerate(self.events):
+            before, after = self.values[k], new[k]
+            up, down = before < 0 <= after, before > 0 >= after
+            if (up and event.direction >= 0) or (down and event.direction <= 0):
+                zeros.append((self._locate(event, t, h, x, polynomial, after), k))
+        self.values = new
+        for theta, k in sorted(zeros):
+            found_t = t_new if theta == 1.0 else t + theta * h
+            found_x = x_new if theta == 1.0 else evaluate(x, polynomial, theta)
+            self.depths[k].append(found_t)
+            self.states[k].append(found_x)
+            if self.events[k].terminal:
+                return Hit(found_t, found_x, f"event {k} ended the solution at t={found_t:g}")
+        return None
+
+    def _locate(
+        self, event: Event, t: float, h: float, x: Array, polynomial: Any, after: float
+    ) -> float:
+        from scipy.optimize import brentq
+
+        def g(theta: float) -> float:
+            return float(event.g(t + theta * h, evaluate(x, polynomial, theta)))
+
+        if after == 0 or g(0.0) * g(1.0) >= 0:  # at the end, up to rounding
+            return 1.0
+        return float(brentq(g, 0.0, 1.0, xtol=4e-16, rtol=1e-15))
+
+    def found(self, xp: Any, x0: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Return the depths (k,) and states (k, ...) of each event."""
+        empty = xp.empty((0, *x0.shape), dtype=x0.dtype)
+        return (
+            tuple(np.array(depths) for depths in self.depths),
+            tuple(xp.stack(states) if states else empty for states in self.states),
+        )

@@ -1,0 +1,210 @@
+"""The stages of one Runge-Kutta step: what all solvers of this room share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from math import isfinite, nextafter
+from typing import Any
+
+import numpy as np
+
+from snode.backend import Array, array_namespace, is_array
+from snode.ode.dense import DenseOutput
+from snode.ode.tableaus import ButcherTableau
+
+__all__ = ["Checkpoint", "Limits", "Rhs", "Stages", "Steps"]
+
+
+class Rhs:
+    """A right-hand side that counts its evaluations and, if asked, keeps its linearisations.
+
+    Parameters
+    ----------
+    f : callable or VectorField
+    x0 : array
+        The initial state; the first value of f is compared with its shape.
+    linearize : bool, optional
+        Call ``f.linearize(t, x)`` instead of f and append to `.linearizations`.
+
+    Raises
+    ------
+    ValueError
+        At the first evaluation, if f does not return numbers of the shape of x0.
+    """
+
+    def __init__(self, f: Any, x0: Array, *, linearize: bool = False) -> None:
+        self.nfev = 0
+        self.linearizations: list[Any] = []
+        self._f, self._x0 = f, x0
+        self.evaluate: Callable[[float, Array], Array] = (
+            self._first_linearized if linearize else self._first
+        )
+        self.linearize = linearize
+
+    def __call__(self, t: float, x: Array) -> Array:
+        """Return f(t, x)."""
+        self.nfev += 1
+        return self.evaluate(t, x)
+
+    def _first(self, t: float, x: Array) -> Array:
+        value = self._checked(self._f(t, x))  # the first value only
+        self.evaluate = self._f
+        return value
+
+    def _first_linearized(self, t: float, x: Array) -> Array:
+        value = self._checked(self._linearized(t, x))
+        self.evaluate = self._linearized
+        return value
+
+    def _linearized(self, t: float, x: Array) -> Array:
+        value, lin = self._f.linearize(t, x)
+        self.linearizations.append(lin)
+        return value
+
+    def _checked(self, value: Any) -> Array:
+        shape = self._x0.shape
+        host = value if is_array(value) else np.asarray(value)
+        if host.dtype.kind not in "fiu":
+            raise ValueError(f"f must return real numbers; got {host.dtype}")
+        if host.shape != shape and not (host.size == 1 and np.prod(shape) == 1):
+            raise ValueError(f"f must return shape {shape}, that of the state; got {host.shape}")
+        return value
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where f may be evaluated in a step that ends at a breakpoint: on its own side of the jump."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def between(cls, start: float, stop: float, jumps: Container[float]) -> Limits | None:
+        """Return the limits of a step, one rounding inside of a jump at its ends; None without."""
+        if start not in jumps and stop not in jumps:
+            return None
+        first = nextafter(start, stop) if start in jumps else start
+        last = nextafter(stop, start) if stop in jumps else stop
+        return cls(min(first, last), max(first, last))
+
+    def clip(self, t: float) -> float:
+        """Return the depth nearest to `t` within the limits."""
+        return min(max(t, self.low), self.high)
+
+
+class Stages:
+    """The stages K_1, ..., K_s of one step, in a buffer that is used again.
+
+    Parameters
+    ----------
+    rhs : Rhs
+    tableau : ButcherTableau
+    x0 : array
+        Gives shape, dtype and device.
+    """
+
+    def __init__(self, rhs: Rhs, tableau: ButcherTableau, x0: Array) -> None:
+        xp, numbers = array_namespace(x0), tableau.numbers()
+        self.rhs, self.tableau, self.shape = rhs, tableau, x0.shape
+        self.active, self.count = tableau.active_stages, tableau.stages
+        self.c = numbers.c
+        self.a = xp.asarray(numbers.a.astype(x0.dtype))
+        self.b = xp.asarray(numbers.b[: self.active].astype(x0.dtype))
+        self.e = xp.asarray(numbers.e.astype(x0.dtype))
+        self.dense = xp.asarray(numbers.dense.T.astype(x0.dtype))
+        self.K = xp.zeros((self.count, *x0.shape), dtype=x0.dtype)
+        self.flat = self.K.reshape(self.count, -1)
+        self._before = [self.flat[:i] for i in range(self.count + 1)]
+        unseen = [
+            i for i, (b, e) in enumerate(zip(tableau.b, tableau.e, strict=False)) if not (b or e)
+        ]
+        self._unseen = [self.flat[i] for i in unseen]
+
+    def first(self, t: float, x: Array, limits: Limits | None) -> None:
+        """Evaluate the first stage."""
+        self.K[0] = self.rhs(t if limits is None else limits.clip(t), x)
+
+    def advance(self, t: float, t_new: float, x: Array, limits: Limits | None) -> Array:
+        """Evaluate the stages after the first that x(t_new) depends on, and return x(t_new)."""
+        h, shape, K, c = t_new - t, self.shape, self.K, self.c
+        f, before, xf = self.rhs.evaluate, self._before, x.reshape(-1)
+        ha = h * self.a
+        for i in range(1, self.active):
+            y = ha[i, :i].dot(before[i])
+            y += xf
+            ti = t_new if c[i] == 1.0 else t + c[i] * h
+            if limits is not None:
+                ti = limits.clip(ti)
+            K[i] = f(ti, y.reshape(shape))
+        self.rhs.nfev += self.active - 1
+        y = (h * self.b).dot(before[self.active])
+        y += xf
+        return y.reshape(shape)
+
+    def last(self, t: float, x: Array, limits: Limits | None) -> None:
+        """Evaluate the stage at the new point, for methods whose error estimate has it."""
+        if self.count > self.active:
+            self.K[-1] = self.rhs(t if limits is None else limits.clip(t), x)
+
+    def error(self, h: float) -> Array:
+        """Return the estimate of the error of the step, flat."""
+        return (h * self.e).dot(self.flat)
+
+    def unseen_are_finite(self) -> bool:
+        """True if the stages that neither x(t_new) nor the error weigh are finite."""
+        # a cheap look first; it can overflow on finite numbers
+        return all(
+            isfinite(float(row.dot(row))) or bool(array_namespace(row).isfinite(row).all())
+            for row in self._unseen
+        )
+
+    def are_finite(self) -> bool:
+        """True if all stages are finite."""
+        return bool(array_namespace(self.flat).isfinite(self.flat).all())
+
+    def polynomial(self, h: float) -> Array:
+        """Return the coefficients (degree, ...) of theta, theta^2, ... of x(t + theta h) - x(t)."""
+        return (h * self.dense).dot(self.flat).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A state kept on the way: `x` at node `index`."""
+
+    index: int
+    x: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What the derivatives of a solution are made of: the frozen steps.
+
+    Attributes
+    ----------
+    tableau : ButcherTableau
+    t : array (N + 1,)
+        Nodes: the accepted steps.
+    jumps : frozenset of float
+        Nodes where f jumps.
+    x : array (N + 1, ...) or None
+        States at the nodes.
+    linearizations : tuple of tuple or None
+    checkpoints : tuple of Checkpoint or None
+    dense : DenseOutput or None
+    terminal : bool
+        The last node was found by a terminal event.
+    rtol, atol : float or None
+        Tolerances of the steps; None for fixed steps.
+    """
+
+    tableau: ButcherTableau
+    t: Array
+    jumps: frozenset[float] = frozenset()
+    x: Array | None = None
+    linearizations: tuple[Any, ...] | None = None
+    checkpoints: tuple[Checkpoint, ...] | None = None
+    dense: DenseOutput | None = None
+    terminal: bool = False
+    rtol: float | None = None
+    atol: Any = None
