@@ -335,7 +335,7 @@ def _total(column: Any) -> int:
 
 
 def _final_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, Any]:
-    classes = data.n_classes or 2
+    classes = _classes(field, data)
     train_accuracy = snode.accuracy(field, data.x_train, data.y_train, n_classes=classes)
     numbers: dict[str, Any] = {"train_accuracy": train_accuracy, "test_accuracy": None}
     if data.x_test is not None:
@@ -345,11 +345,16 @@ def _final_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -
     return numbers | {"noise_accuracy": _noise_numbers(field, data, noise, seed)}
 
 
+def _classes(field: Any, data: Any) -> int:
+    """Return the classes of the data; a read-out may have more than occur in it."""
+    return max(data.n_classes or 2, getattr(field, "n_outputs", 0))
+
+
 def _noise_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, float]:
     x, y = (data.x_train, data.y_train) if data.x_test is None else (data.x_test, data.y_test)
     low, high = data.encoding or (0.0, 1.0)
     scores = snode.accuracy_under_noise(
-        field, x, y, noise, n_classes=data.n_classes or 2, value_range=abs(high - low), rng=seed
+        field, x, y, noise, n_classes=_classes(field, data), value_range=abs(high - low), rng=seed
     )
     return {f"{std:g}": float(score) for std, score in zip(noise, scores, strict=True)}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as entry
@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 
 from snode.backend import Array, creator_namespace, is_array, to_host
 from snode.fields.activations import Activation, get_activation
+from snode.fields.classifier import Classifier
 from snode.fields.layer import StandaloneField
+from snode.fields.mlp import MLPField
 from snode.results import ModelFormatError
 
 __all__ = ["Model", "load", "load_arrays", "save", "save_arrays"]
@@ -34,6 +36,7 @@ __all__ = ["Model", "load", "load_arrays", "save", "save_arrays"]
 FORMAT_VERSION = 1
 _MAX_HEADER = 2**20  # bytes; W and b need 200, the rest is the manifest
 _MAX_NESTING = 32
+_MAX_LAYERS = 10**6  # cells of a grid whose size the arrays do not tell
 _DTYPES = {
     code: np.dtype(f"<{kind}")
     for code, kind in (
@@ -86,7 +89,7 @@ def save(
     ----------
     path : path
         By habit ``*.safetensors``. The folder must exist.
-    field : StandaloneField
+    field : StandaloneField, MLPField or Classifier
         On the device or the host; dtype and values are kept bit for bit.
     encoding : (float, float), optional
         Pixel encoding (background, ink) of the data the field was trained on.
@@ -116,16 +119,14 @@ def save(
     >>> model.manifest, bool((model.field.W == field.W).all())
     ({'seed': 0}, True)
     """
-    name = type(field).__name__
-    if name not in _FIELDS or type(field) is not _FIELDS[name][0]:
-        raise TypeError(f"field must be one of {', '.join(_FIELDS)}; got {type(field)}")
+    field_header = _field_header(field)
     arrays = {key: to_host(array) for key, array in field.parameters.items()}
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{key} must be finite to be saved; it has NaN or infinite entries")
     header = {
         "kind": "field",
-        "field": {"type": name, **_FIELDS[name][1](field)},
+        "field": field_header,
         "encoding": as_encoding(encoding),
         "manifest": dict(manifest or {}),
     }
@@ -202,20 +203,81 @@ def _standalone_from_header(header: dict[str, Any], arrays: dict[str, Array]) ->
     )
 
 
+def _mlp_to_header(field: MLPField) -> dict[str, Any]:
+    check_reproducible(field.activation)
+    check_reproducible(field.output_activation)
+    return {
+        "T": field.T,
+        "n_layers": field.n_layers,
+        "activation": field.activation.spec,
+        "output_activation": field.output_activation.spec,
+        "time": field.time,
+    }
+
+
+def _mlp_from_header(header: dict[str, Any], arrays: dict[str, Array]) -> MLPField:
+    names = {"type", "T", "n_layers", "activation", "output_activation", "time"}
+    _check_names(header, names, "field header")
+    n_layers = header["n_layers"]
+    if type(n_layers) is not int or not 1 <= n_layers <= _MAX_LAYERS:
+        raise ValueError(f"n_layers must be an integer in 1..{_MAX_LAYERS}; got {brief(n_layers)}")
+    if not isinstance(header["time"], str):
+        raise ValueError(f"time must be a name; got {brief(header['time'])}")
+    k = len(arrays) // 2
+    _check_names(arrays, {f"{kind}{i + 1}" for i in range(max(k, 1)) for kind in "Wb"}, "arrays")
+    return MLPField.from_parameters(
+        arrays,
+        activation=_build_activation(header["activation"]),
+        time=header["time"],
+        output_activation=_build_activation(header["output_activation"]),
+        T=_as_number(header["T"], "T"),
+        n_layers=n_layers,
+    )
+
+
+def _classifier_to_header(field: Classifier) -> dict[str, Any]:
+    return {"field": _field_header(field.field)}
+
+
+def _classifier_from_header(header: dict[str, Any], arrays: dict[str, Array]) -> Classifier:
+    _check_names(header, {"type", "field"}, "field header")
+    if not {"V", "c"} <= set(arrays):
+        raise ValueError(f"arrays must hold V and c; got {brief(sorted(arrays))}")
+    inner = header["field"]
+    if isinstance(inner, dict) and inner.get("type") == "Classifier":
+        raise ValueError("a Classifier cannot hold a Classifier")
+    rest = {name: array for name, array in arrays.items() if name not in ("V", "c")}
+    return Classifier(_build_on_device(inner, rest), arrays["V"], arrays["c"])
+
+
 # Name in the header -> class, how it becomes a header, how it is built again.
-_FIELDS = {"StandaloneField": (StandaloneField, _standalone_to_header, _standalone_from_header)}
+_FIELDS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], Callable[..., Any]]] = {
+    "StandaloneField": (StandaloneField, _standalone_to_header, _standalone_from_header),
+    "MLPField": (MLPField, _mlp_to_header, _mlp_from_header),
+    "Classifier": (Classifier, _classifier_to_header, _classifier_from_header),
+}
+
+
+def _field_header(field: Any) -> dict[str, Any]:
+    name = type(field).__name__
+    if name not in _FIELDS or type(field) is not _FIELDS[name][0]:
+        raise TypeError(f"field must be one of {', '.join(_FIELDS)}; got {type(field)}")
+    return {"type": name, **_FIELDS[name][1](field)}
 
 
 def _build_field(header: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    xp = creator_namespace()
+    return _build_on_device(header, {name: xp.asarray(array) for name, array in arrays.items()})
+
+
+def _build_on_device(header: Any, arrays: dict[str, Array]) -> Any:
     if not isinstance(header, dict) or not isinstance(header.get("type"), str):
         raise ValueError("has no field type")
     if header["type"] not in _FIELDS:
         raise ValueError(
             f"unknown field type {brief(header['type'])}; this snode knows {', '.join(_FIELDS)}"
         )
-    xp = creator_namespace()
-    on_device = {name: xp.asarray(array) for name, array in arrays.items()}
-    return _FIELDS[header["type"]][2](header, on_device)
+    return _FIELDS[header["type"]][2](header, arrays)
 
 
 def _build_activation(spec: Any) -> Activation:

@@ -1,4 +1,4 @@
-"""Classes from final states: prediction, accuracy, confusion counts."""
+"""Classes from outputs: prediction, accuracy, confusion counts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
-from snode.ode.problems import check_state, solve_direct
+from snode.fields.base import has_readout, n_outputs, outputs
+from snode.ode.problems import Solver, as_solver, check_state
 
 __all__ = ["accuracy", "confusion", "predict"]
 
 BLOCK = 500
 
 
-def predict(field: Any, x: Array, *, n_classes: int = 10) -> Array:
+def predict(
+    field: Any, x: Array, *, n_classes: int | None = None, solver: str | Solver = "euler"
+) -> Array:
     """Return the class of each column of `x`: the largest of the first `n_classes` of x(T).
+
+    For a field with a read-out, it is the largest of its outputs.
 
     Parameters
     ----------
     field : VectorField
     x : array (n, m)
     n_classes : int, optional
+        Default 10, or all outputs of a read-out.
+    solver : str or Solver, optional
+        How the direct problem is solved: the name of a method of `solve_direct`, or a `Solver`
+        with tolerances.
 
     Returns
     -------
@@ -30,7 +39,8 @@ def predict(field: Any, x: Array, *, n_classes: int = 10) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If `x` does not fit the field, or `n_classes` is not in 1..n.
+        If `x` does not fit the field, or `n_classes` is not in 1..n, or not the number of outputs
+        of a read-out.
     IntegrationError
         If the direct problem does not stay finite.
 
@@ -43,18 +53,33 @@ def predict(field: Any, x: Array, *, n_classes: int = 10) -> Array:
     array([1, 1])
     """
     check_state(field, x, "x")
-    if not 1 <= n_classes <= field.n:
-        raise ValueError(f"n_classes must be in 1..{field.n}; got {n_classes!r}")
+    n_classes, chosen = check_classes(field, n_classes), as_solver(solver)
     xp = array_namespace(x)
     labels = xp.empty(x.shape[1], dtype=np.int64)
     for start in range(0, x.shape[1], BLOCK):
         columns = xp.ascontiguousarray(x[:, start : start + BLOCK])
-        x_T = solve_direct(field, columns, keep="last").x_T
-        labels[start : start + BLOCK] = x_T[:n_classes].argmax(axis=0)
+        x_T = chosen.solve(field, columns, keep="last").x_T
+        labels[start : start + BLOCK] = outputs(field, x_T)[:n_classes].argmax(axis=0)
     return labels
 
 
-def accuracy(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> float:
+def check_classes(field: Any, n_classes: int | None) -> int:
+    """Return the number of classes to choose from, or raise ValueError if it does not fit."""
+    size = n_outputs(field)
+    if n_classes is None:
+        n_classes = size if has_readout(field) else 10
+    if has_readout(field) and n_classes != size:
+        raise ValueError(
+            f"n_classes must be the number of outputs of the field, {size}; got {n_classes!r}"
+        )
+    if not 1 <= n_classes <= size:
+        raise ValueError(f"n_classes must be in 1..{size}; got {n_classes!r}")
+    return n_classes
+
+
+def accuracy(
+    field: Any, x: Array, y: Array, *, n_classes: int | None = None, solver: str | Solver = "euler"
+) -> float:
     """Return the share of columns of `x` whose predicted class is `y`.
 
     Parameters
@@ -63,6 +88,9 @@ def accuracy(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> float:
     x : array (n, m)
     y : integer array (m,)
     n_classes : int, optional
+        As for `predict`.
+    solver : str or Solver, optional
+        As for `predict`.
 
     Returns
     -------
@@ -83,10 +111,12 @@ def accuracy(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> float:
     0.5
     """
     _check_y(x, y)
-    return float((predict(field, x, n_classes=n_classes) == y).mean())
+    return float((predict(field, x, n_classes=n_classes, solver=solver) == y).mean())
 
 
-def confusion(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> np.ndarray[Any, Any]:
+def confusion(
+    field: Any, x: Array, y: Array, *, n_classes: int | None = None, solver: str | Solver = "euler"
+) -> np.ndarray[Any, Any]:
     """Return counts (C, C): entry (i, j) counts samples of class i predicted as j.
 
     Parameters and errors as for `accuracy`.
@@ -101,7 +131,8 @@ def confusion(field: Any, x: Array, y: Array, *, n_classes: int = 10) -> np.ndar
            [0, 2]])
     """
     _check_y(x, y)
-    labels = to_host(predict(field, x, n_classes=n_classes))
+    n_classes = check_classes(field, n_classes)
+    labels = to_host(predict(field, x, n_classes=n_classes, solver=solver))
     counts = np.zeros((n_classes, n_classes), dtype=np.int64)
     np.add.at(counts, (to_host(y), labels), 1)
     return counts

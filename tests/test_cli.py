@@ -79,6 +79,32 @@ def test_check_passes_on_a_trained_model(moons):
     assert "all passed" in run("check", moons).stdout
 
 
+@pytest.mark.parametrize("n_outputs", [None, 2, 3])
+def test_evaluate_and_check_of_other_fields(tmp_path, n_outputs):
+    """A read-out may have more outputs than the data have classes."""
+    field = snode.MLPField((2, 4, 2), rng=0, time="concat")
+    if n_outputs is not None:
+        field = snode.Classifier.random(field, n_outputs, rng=2)
+    path = tmp_path / "model.safetensors"
+    snode.save(path, field, manifest={"options": {"data": "two_moons"}})
+    assert "all passed" in run("check", path).stdout
+    numbers = json.loads(run("evaluate", path, "--noise", "0,0.1", "--json").stdout)
+    x, y = snode.datasets.two_moons(2000, rng=1)
+    data = snode.datasets.train_test_split(x, y, test_fraction=0.25, rng=1)
+    expected = snode.accuracy(field, data.x_test, data.y_test, n_classes=n_outputs or 2)
+    assert numbers["test_accuracy"] == numbers["noise_accuracy"]["0"] == expected
+    assert set(numbers["noise_accuracy"]) == {"0", "0.1"}
+    assert "test accuracy" in run("evaluate", path).stdout
+
+
+def test_a_read_out_with_too_few_outputs_is_refused(tmp_path):
+    field = snode.Classifier.random(snode.MLPField((2, 4, 2), rng=0), 1, rng=2)
+    path = tmp_path / "model.safetensors"
+    snode.save(path, field)
+    result = run("evaluate", path, "--data", "two_moons", code=2)
+    assert "n_classes must be the number of outputs of the field, 1; got 2" in result.stderr
+
+
 def test_info_names_versions_and_threads():
     numbers = json.loads(run("info", "--json").stdout)
     assert numbers["packages"]["numpy"] == np.__version__

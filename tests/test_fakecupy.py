@@ -365,6 +365,118 @@ def test_noise(cp, pair_of_fields):
     assert np.array_equal(mine, theirs)
 
 
+# --- multilayer fields and read-outs --------------------------------------------------------------
+
+KINDS = ("mlp", "mlp of t", "classifier of a layer", "classifier of an mlp")
+
+
+@pytest.fixture(params=KINDS)
+def others(request, cp, make_field):
+    """A host field and the same field on the device."""
+    host = make_field(4, 6, scale=0.6, activation="sigmoid")
+    device = to_device(cp, host)
+    if "mlp" in request.param:
+        time = "concat" if "of t" in request.param else "none"
+        host = snode.MLPField((4, 5, 4), time=time, n_layers=6, rng=0, output_activation="tanh")
+        host = host.with_parameters(b1=np.linspace(-1, 1, 5), b2=np.linspace(-0.5, 0.5, 4))
+        device = mlp_to_device(cp, host)
+    if "classifier" in request.param:
+        V, c = np.random.default_rng(1).standard_normal((3, 4)), np.linspace(-1, 1, 3)
+        host = snode.Classifier(host, V, c)
+        device = snode.Classifier(device, cp.asarray(V), cp.asarray(c))
+    return host, device
+
+
+def mlp_to_device(cp, field):
+    return snode.MLPField.from_parameters(
+        {k: cp.asarray(p) for k, p in field.parameters.items()}, time=field.time,
+        output_activation=field.output_activation, n_layers=field.n_layers,
+    )  # fmt: skip
+
+
+def test_other_fields(cp, others, random_like):
+    host, device = others
+    x, p = data(5)[0], np.cos(data(5)[0])
+    d = random_like(host.parameters)
+    d_device = {k: cp.asarray(v) for k, v in d.items()}
+    assert_same(cp, device(0.3, cp.asarray(x)), host(0.3, x))
+    value, theirs = host.linearize(0.3, x)
+    on_device, mine = device.linearize(0.3, cp.asarray(x))
+    assert_same(cp, on_device, value)
+    assert_same(cp, mine.jvp(cp.asarray(p), d_device), theirs.jvp(p, d))
+    pull, partials = theirs.vjp(p)
+    pull_device, partials_device = mine.vjp(cp.asarray(p))
+    assert_same(cp, pull_device, pull)
+    assert_same_mapping(cp, partials_device, partials)
+    into = {k: cp.zeros_like(v) for k, v in d_device.items()}
+    mine.vjp(cp.asarray(p), into=into, weight=1.0)
+    assert_same_mapping(cp, into, partials)
+    if hasattr(theirs, "time_derivative"):
+        assert_same(cp, mine.time_derivative(), theirs.time_derivative())
+
+
+def test_other_fields_train_on_the_device(cp, others, tmp_path):
+    host, device = others
+    x, y = data()
+    on_device = cp.asarray(x), cp.asarray(y)
+    assert not EulerProblem.applies_to(device, on_device[0])
+    value, g = snode.gradient(host, x, y, COST)
+    mine, g_device = snode.gradient(device, *on_device, COST)
+    assert mine == pytest.approx(value, rel=1e-12)
+    assert_same_mapping(cp, g_device, g, 1e-11)
+    for method in ("ncg", "adam"):
+        options = {"method": method, "batch_size": 5, "n_iter": 2, "rng": 0}
+        theirs = snode.train(host, (x, y), COST, **options)
+        ours = snode.train(device, on_device, COST, **options)
+        assert ours.history["cost"] == pytest.approx(theirs.history["cost"], rel=1e-8)
+        assert_same_mapping(cp, ours.field.parameters, theirs.field.parameters, 1e-7)
+        assert np.array_equal(
+            cp.asnumpy(snode.predict(ours.field, on_device[0], n_classes=3)),
+            snode.predict(theirs.field, x, n_classes=3),
+        )
+    file = tmp_path / "model.safetensors"
+    snode.save(file, device)
+    assert_same_mapping(cp, device.parameters, snode.load(file).field.parameters, 0)
+
+
+def test_other_fields_on_the_device_copy_only_logits_and_scalars(fake, others):
+    _, device = others
+    x, y = data(9)
+    problem = FieldProblem(device, fake.asarray(x), fake.asarray(y), COST)
+    fakecupy.copies.clear()
+    problem.direct()
+    problem.gradient()
+    problem.set_direction(0.0)
+    problem.line()
+    problem.move(0.1)
+    assert max(fakecupy.copies, default=0) <= 3 * 9  # (C, m) logits
+
+
+def test_creators_of_other_fields(cp, device_backend, tmp_path):
+    snode.use_backend("numpy")
+    host = snode.Classifier.random(snode.MLPField((4, 5, 4), rng=0), 3, rng=1)
+    snode.save(tmp_path / "model.safetensors", host)
+    snode.use_backend("cupy")
+    device = snode.Classifier.random(snode.MLPField((4, 5, 4), rng=0), 3, rng=1)
+    assert_same_mapping(cp, device.parameters, host.parameters, 0)
+    loaded = snode.load(tmp_path / "model.safetensors").field
+    assert_same_mapping(cp, loaded.parameters, host.parameters, 0)
+
+
+def test_read_outs_and_fields_do_not_mix(cp):
+    host = snode.MLPField((4, 5, 4), rng=0)
+    V, c = np.ones((3, 4)), np.ones(3)
+    for make in (
+        lambda: snode.Classifier(host, cp.asarray(V), cp.asarray(c)),
+        lambda: snode.Classifier(mlp_to_device(cp, host), V, c),
+        lambda: snode.Classifier(host, V, cp.asarray(c)),
+        lambda: host.with_parameters(b1=cp.ones(5)),
+        lambda: snode.Classifier(host, V, c).with_parameters(V=cp.asarray(V)),
+    ):
+        with pytest.raises(TypeError, match=r"host \(NumPy\) and device \(CuPy\) arrays are mixed"):
+            make()
+
+
 # --- host and device do not mix -------------------------------------------------------------------
 
 MIXED = {

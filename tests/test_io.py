@@ -14,7 +14,9 @@ import pytest
 from snode import io
 from snode.fields import activations
 from snode.fields.activations import Activation, get_activation, register_activation
+from snode.fields.classifier import Classifier
 from snode.fields.layer import StandaloneField
+from snode.fields.mlp import MLPField
 from snode.matlab import export_mat, import_mat
 from snode.results import ModelFormatError
 
@@ -135,6 +137,65 @@ class TestRoundTrip:
         monkeypatch.setattr(io, "creator_namespace", lambda: Device)
         io.load(path)
         assert Device.moved == 2
+
+
+def mlp(**options):
+    options = {"output_activation": get_activation("elu", alpha=1 / 3), "rng": 0} | options
+    return MLPField((2, 5, 4, 2), T=1 / 3, n_layers=7, **options)
+
+
+OTHERS = {
+    "mlp": mlp,
+    "mlp of t": lambda **options: mlp(time="concat", activation="softplus", **options),
+    "classifier of a layer": lambda **options: Classifier.random(random_field(**options), 4, rng=1),
+    "classifier of an mlp": lambda **options: Classifier.random(mlp(**options), 4, rng=1),
+}
+
+
+class TestOtherFields:
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("kind", OTHERS)
+    def test_round_trip(self, path, kind, dtype):
+        field = OTHERS[kind](dtype=dtype)
+        io.save(path, field, manifest={"seed": 0})
+        loaded = io.load(path).field
+        assert type(loaded) is type(field)
+        assert repr(loaded) == repr(field)
+        assert list(loaded.parameters) == list(field.parameters)
+        for name, p in field.parameters.items():
+            assert loaded.parameters[name].dtype == p.dtype == dtype
+            assert loaded.parameters[name].tobytes() == p.tobytes()
+        assert (loaded.T, loaded.activation.spec) == (field.T, field.activation.spec)
+        assert np.array_equal(loaded.grid, field.grid)
+        x = np.random.default_rng(0).standard_normal((field.n, 3)).astype(dtype)
+        assert np.array_equal(loaded(0.1, x), field(0.1, x))
+        if isinstance(field, Classifier):
+            assert np.array_equal(loaded.readout(x), field.readout(x))
+
+    def test_arrays_are_flat(self, path):
+        from safetensors.numpy import load_file
+
+        io.save(path, OTHERS["classifier of a layer"]())
+        assert set(load_file(path)) == {"W", "b", "V", "c"}
+
+    def test_classifier_of_a_field_that_cannot_be_saved(self, path):
+        class Own(MLPField):
+            pass
+
+        with pytest.raises(TypeError, match=r"field must be one of .*MLPField, Classifier; got"):
+            io.save(path, Classifier.random(Own((2, 2)), 2))
+        assert not path.exists()
+
+    def test_weights_that_are_not_finite(self, path):
+        field = OTHERS["classifier of an mlp"]()
+        with pytest.raises(ValueError, match="V must be finite"):
+            io.save(path, field.with_parameters(V=field.V * np.nan))
+
+    @pytest.mark.parametrize("which", ["activation", "output_activation"])
+    def test_both_activations_must_be_reproducible(self, path, which):
+        false = Activation("tanh", np.sin, np.cos, (-1.0, 1.0))
+        with pytest.raises(ValueError, match="another function"):
+            io.save(path, mlp(**{which: false}))
 
 
 class TestSave:
@@ -457,10 +518,117 @@ HOSTILE = {
 }
 
 
+MLP = {
+    "type": "MLPField",
+    "T": 1.0,
+    "n_layers": 4,
+    "activation": {"name": "tanh"},
+    "output_activation": {"name": "identity"},
+    "time": "none",
+}
+MLP_LINES = {"W1": line(shape=(2, 2)), "b1": line(shape=(2,), offsets=(32, 48))}
+CLASSIFIER = {"type": "Classifier", "field": MLP}
+CLASSIFIER_LINES = MLP_LINES | {
+    "V": line(shape=(3, 2), offsets=(48, 96)),
+    "c": line(shape=(3,), offsets=(96, 120)),
+}
+
+
+def mlp_file(lines=None, data=b"\0" * 48, **changes):
+    return model_file({**HEADER, "field": MLP | changes}, lines or MLP_LINES, data=data)
+
+
+def classifier_file(field=MLP, lines=None, data=b"\0" * 120, **changes):
+    header = {**CLASSIFIER, "field": field, **changes}
+    return model_file({**HEADER, "field": header}, lines or CLASSIFIER_LINES, data=data)
+
+
+def nested(depth):
+    field = MLP
+    for _ in range(depth):
+        field = {"type": "Classifier", "field": field}
+    return field
+
+
+HOSTILE |= {
+    "mlp: n_layers is huge": (mlp_file(n_layers=10**15), r"n_layers must be an integer in 1\.\."),
+    "mlp: n_layers is zero": (mlp_file(n_layers=0), "n_layers must be"),
+    "mlp: n_layers is a boolean": (mlp_file(n_layers=True), "n_layers must be"),
+    "mlp: n_layers is a fraction": (mlp_file(n_layers=4.5), "n_layers must be"),
+    "mlp: T is negative": (mlp_file(T=-1.0), "T must be a positive"),
+    "mlp: T is text": (mlp_file(T="1"), "T must be a number"),
+    "mlp: unknown time": (mlp_file(time="both"), "time must be one of"),
+    "mlp: time is a list": (mlp_file(time=["none"]), "time must be a name"),
+    "mlp: time of other arrays": (mlp_file(time="concat"), r"W1 must have shape \(2, 3\)"),
+    "mlp: unknown activation": (mlp_file(activation={"name": "evil"}), "'evil'"),
+    "mlp: unknown output": (mlp_file(output_activation={"name": "evil"}), "'evil'"),
+    "mlp: output is text": (mlp_file(output_activation="tanh"), "no activation name"),
+    "mlp: option too many": (mlp_file(widths=[2, 2]), "field header must be"),
+    "mlp: wrong shape": (
+        mlp_file({"W1": line(shape=(4, 1)), "b1": MLP_LINES["b1"]}),
+        r"W1 must have shape \(2, 2\)",
+    ),
+    "mlp: b is a number": (
+        mlp_file({"b1": line(shape=(), offsets=(0, 8))}, data=b"\0" * 8),
+        "arrays must be",
+    ),
+    "mlp: bias of dimension 0": (
+        mlp_file(
+            {"W1": line(shape=(2, 2)), "b1": line(shape=(), offsets=(32, 40))}, data=b"\0" * 40
+        ),
+        r"b1 must have shape \(width,\)",
+    ),
+    "mlp: nothing in it": (
+        mlp_file(
+            {"W1": line(shape=(0, 0), offsets=(0, 0)), "b1": line(shape=(0,), offsets=(0, 0))},
+            data=b"",
+        ),
+        r"b1 must have shape \(width,\)",
+    ),
+    "mlp: no arrays": (mlp_file({"x": line(shape=(), offsets=(0, 8))}, b"\0" * 8), "arrays must"),
+    "mlp: other arrays": (mlp_file(LINES), "arrays must be"),
+    "mlp: not finite": (mlp_file(data=NAN), "W1 must be finite"),
+    "mlp: integers": (
+        mlp_file({**MLP_LINES, "b1": line("I64", (2,), (32, 48))}),
+        "b1 must be float32 or float64",
+    ),
+    "classifier: no field": (classifier_file(field=None), "no field type"),
+    "classifier: unknown field": (classifier_file(MLP | {"type": "os.system"}), "unknown field ty"),
+    "classifier: wrong field": (classifier_file(FIELD), "arrays must be"),
+    "classifier: field is wrong": (classifier_file(MLP | {"T": 0}), "T must be a positive"),
+    "classifier: option too many": (classifier_file(extra=1), "field header must be"),
+    "classifier: in a classifier": (classifier_file(nested(1)), "cannot hold a Classifier"),
+    "classifier: twelve deep": (classifier_file(nested(12)), "cannot hold a Classifier"),
+    "classifier: a thousand deep": (classifier_file(nested(300)), "nested"),
+    "classifier: no read-out": (classifier_file(lines=MLP_LINES, data=b"\0" * 48), "hold V and c"),
+    "classifier: wrong V": (
+        classifier_file(lines={**CLASSIFIER_LINES, "V": line(shape=(2, 3), offsets=(48, 96))}),
+        r"V must have shape \(C, 2\)",
+    ),
+    "classifier: wrong c": (
+        classifier_file(lines={**CLASSIFIER_LINES, "c": line(shape=(3, 1), offsets=(96, 120))}),
+        r"c must have shape \(3,\)",
+    ),
+    "classifier: V is not finite": (
+        classifier_file(data=b"\0" * 48 + NAN + b"\0" * 24),
+        "V must be finite",
+    ),
+    "classifier: V of integers": (
+        classifier_file(lines={**CLASSIFIER_LINES, "V": line("I64", (3, 2), (48, 96))}),
+        "V must be float64",
+    ),
+}
+
+
 class TestHostile:
     def test_the_template_is_a_valid_model(self, path):
-        path.write_bytes(model_file())
-        assert io.load(path).field.n == 2
+        for content, n in ((model_file(), 2), (mlp_file(), 2), (classifier_file(), 2)):
+            path.write_bytes(content)
+            assert io.load(path).field.n == n
+
+    def test_a_huge_grid_costs_no_memory(self, path):
+        path.write_bytes(mlp_file(n_layers=10**15))
+        assert peak_memory(lambda: io.load(path)) < 1e6
 
     @pytest.mark.parametrize("case", HOSTILE)
     def test_is_refused_by_name(self, path, case):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace
+from snode.ode.problems import Solver
 from snode.predict import accuracy
 
 __all__ = ["accuracy_under_noise"]
@@ -19,8 +20,9 @@ def accuracy_under_noise(
     y: Array,
     stds: Sequence[float],
     *,
-    n_classes: int = 10,
+    n_classes: int | None = None,
     value_range: float = 1.0,
+    solver: str | Solver = "euler",
     rng: Any = None,
 ) -> np.ndarray[Any, Any]:
     """Return the accuracy on inputs with independent Gaussian noise on every component.
@@ -33,8 +35,11 @@ def accuracy_under_noise(
     stds : sequence of float
         Standard deviations, in units of `value_range`. Noisy inputs are not clipped.
     n_classes : int, optional
+        As for `predict`.
     value_range : float, optional
         Distance between background and ink in `x`; 1 for both [0, 1] and [-1, 0].
+    solver : str or Solver, optional
+        As for `predict`.
     rng : seed or numpy.random.Generator, optional
         One draw a standard deviation, on the host.
 
@@ -64,5 +69,5 @@ def accuracy_under_noise(
             raise ValueError(f"stds must be finite and >= 0; got {std!r}")
         noise = generator.standard_normal(x.shape) * (std * value_range)
         noisy = x + xp.asarray(noise.astype(x.dtype))
-        scores.append(accuracy(field, noisy, y, n_classes=n_classes))
+        scores.append(accuracy(field, noisy, y, n_classes=n_classes, solver=solver))
     return np.array(scores)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from snode.backend import Array
+from snode.backend import Array, array_namespace
 
-__all__ = ["Linearization", "VectorField"]
+__all__ = ["Linearization", "Readout", "VectorField"]
 
 Parameters = Mapping[str, Array]
 
@@ -26,6 +26,8 @@ class Linearization(Protocol):
 
         With `into`, ``weight * f_theta^T p`` is added to those arrays in place instead of making
         new ones (parameters of a layered field are large and each depth touches few of them).
+
+        A linearisation may also have ``time_derivative()``, which returns f_t, shape (n, m).
         """
 
 
@@ -33,8 +35,13 @@ class Linearization(Protocol):
 class VectorField(Protocol):
     """The right-hand side f(t, x; theta) of x' = f and its derivatives.
 
-    Fields are immutable values. `depth_basis` (optional) names the parameters that are functions
-    of depth; the others are plain numbers with the Euclidean inner product.
+    Fields are immutable values. What follows is optional:
+
+    - ``depth_basis`` names the parameters that are functions of depth; the others are plain
+      numbers with the Euclidean inner product;
+    - ``rest``, a number, is x(T) for x(0) = 0 when all parameters are zero: what the output term
+      of the cost compares x(T) with;
+    - the members of `Readout`.
     """
 
     @property
@@ -61,3 +68,54 @@ class VectorField(Protocol):
 
     def linearize(self, t: float, x: Array) -> tuple[Array, Linearization]:
         """Return f(t, x) and the linearisation there; nothing is computed twice."""
+
+
+@runtime_checkable
+class Readout(Protocol):
+    """What a field has more when the cost and the predictions act on z(x(T)), not on x(T)."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Number C of components of z."""
+
+    @property
+    def readout_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the read-out uses; they are among ``parameters``."""
+
+    def readout(self, x_T: Array) -> Array:
+        """Return z, shape (C, m), for final states x(T) of shape (n, m)."""
+
+    def readout_jvp(self, x_T: Array, dx_T: Array, dtheta: Parameters | None = None) -> Array:
+        """Return z_x dx(T) + z_theta dtheta, shape (C, m)."""
+
+    def readout_vjp(self, x_T: Array, p: Array, into: dict[str, Array]) -> Array:
+        """Return z_x^T p, shape (n, m), and add z_theta^T p to the arrays of `into` in place."""
+
+
+def has_readout(field: Any) -> bool:
+    """Return True if the cost acts on ``field.readout(x_T)``."""
+    return hasattr(field, "readout")
+
+
+def n_outputs(field: Any) -> int:
+    """Return the number of components that the cost acts on."""
+    return int(field.n_outputs if has_readout(field) else field.n)
+
+
+def outputs(field: Any, x_T: Array) -> Array:
+    """Return what the cost acts on: the read-out of x(T), or x(T) itself."""
+    return field.readout(x_T) if has_readout(field) else x_T
+
+
+def outputs_jvp(field: Any, x_T: Array, dx_T: Array, dtheta: Parameters) -> Array:
+    """Return the derivative of `outputs` along (dx(T), dtheta)."""
+    return field.readout_jvp(x_T, dx_T, dtheta) if has_readout(field) else dx_T
+
+
+def outputs_vjp(field: Any, x_T: Array, p: Array) -> tuple[Array, dict[str, Array]]:
+    """Return the transpose of `outputs_jvp` times p: its part in x(T), and in the parameters."""
+    if not has_readout(field):
+        return p, {}
+    xp = array_namespace(p)
+    into = {name: xp.zeros_like(field.parameters[name]) for name in field.readout_parameters}
+    return field.readout_vjp(x_T, p, into), into

@@ -1,4 +1,4 @@
-r"""The cost functional, its derivative at x(T), and its model along a direction.
+r"""The cost functional, its derivative at the outputs, and its model along a direction.
 
 .. math::
 
@@ -8,7 +8,8 @@ r"""The cost functional, its derivative at x(T), and its model along a direction
        + \tfrac{decay}{2} \Big( \int |W|_F^2 + \int |b|^2 \Big)
 
 with P the first C rows of the identity (paper 001, eq. (3); the weights of its terms are called
-l2, ce, output and decay here).
+l2, ce, output and decay here). For a field with a read-out, z(x(T)) takes the place of x(T), all C
+components of it are the logits, and the output term is |z|^2.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
+from snode.fields.base import has_readout, n_outputs, outputs
 from snode.training.innerproducts import L2, pair
 
 __all__ = ["Cost", "LineModel", "TerminalCost"]
@@ -31,15 +33,18 @@ class Cost:
     Parameters
     ----------
     l2 : float, optional
-        Squared distance of x(T) to the target, all n components.
+        Squared distance of x(T) to the target, all n components; of the outputs, for a field with
+        a read-out.
     ce : float, optional
-        Cross entropy of the softmax of the first `n_classes` components of x(T).
+        Cross entropy of the softmax of the first `n_classes` components of x(T); of all outputs,
+        for a field with a read-out.
     output : float, optional
-        Squared distance of x(T) to T sigma(0), which keeps the output small.
+        Squared distance of x(T) to T sigma(0), or of the outputs of a read-out to 0, which keeps
+        them small.
     decay : float, optional
         Squared L2(0,T) norm of the parameters (Tikhonov regularisation, weight decay).
     n_classes : int, optional
-        Number C of classes.
+        Number C of classes; for a field with a read-out, the number of its outputs.
 
     Raises
     ------
@@ -70,7 +75,7 @@ class Cost:
             raise ValueError(f"n_classes must be an integer >= 2; got {self.n_classes!r}")
 
     def at(self, field: Any, y: Array) -> TerminalCost:
-        """Return the cost as a function of x(T), for the field's size and the data `y`.
+        """Return the cost as a function of the outputs, for the field's size and the data `y`.
 
         Raises
         ------
@@ -81,7 +86,7 @@ class Cost:
 
     def value(self, field: Any, x_T: Array, y: Array) -> float:
         """Return E for final states x(T) of the field."""
-        return self.at(field, y).value(x_T) + self.decay_value(field)
+        return self.at(field, y).value(outputs(field, x_T)) + self.decay_value(field)
 
     def decay_value(self, field: Any) -> float:
         """Return the part of E that depends on the parameters only."""
@@ -99,14 +104,17 @@ class Cost:
 
 
 class TerminalCost:
-    """The part of the cost that depends on x(T), with the data `y` made ready.
+    """The part of the cost that depends on the outputs, with the data `y` made ready.
+
+    The outputs are x(T), with n components, or for a field with a read-out z, with n = C; in the
+    methods, `x_T` and `xi_T` stand for the outputs and their sensitivity.
 
     Parameters
     ----------
     cost : Cost
     field : VectorField
-        Gives n, and T sigma(0) for the output term (0 for a field without ``T`` and
-        ``activation``).
+        Gives n, and what the output term compares with: ``rest``, else T sigma(0), else (without
+        ``T`` and ``activation``) 0.
     y : integer array (m,) or array (n, m)
         Labels 0..C-1 (embedded one-hot in R^n for the l2 term), or targets (l2 and output only).
 
@@ -117,11 +125,16 @@ class TerminalCost:
     """
 
     def __init__(self, cost: Cost, field: Any, y: Array) -> None:
-        self.cost, self.n = cost, field.n
+        self.cost, self.n = cost, n_outputs(field)
         xp = array_namespace(y)
         dtype = next((p.dtype for p in field.parameters.values()), np.dtype("float64"))
         self.labels: Array | None = None
         if y.ndim == 1 and xp.issubdtype(y.dtype, xp.integer):
+            if has_readout(field) and cost.n_classes != self.n:
+                raise ValueError(
+                    f"n_classes must be the number of outputs of the field, {self.n}; "
+                    f"got {cost.n_classes}"
+                )
             self.labels = check_labels(y, cost.n_classes, self.n)
             self.m = int(y.shape[0])
             self.target = None if cost.l2 == 0 else one_hot(self.labels, self.n, dtype)
@@ -134,9 +147,7 @@ class TerminalCost:
                 f"y must be integer labels (m,) or targets ({self.n}, m); "
                 f"got {y.dtype} of shape {y.shape}"
             )
-        self.rest = 0.0
-        if hasattr(field, "activation") and hasattr(field, "T"):
-            self.rest = field.T * field.activation.at_zero()
+        self.rest = _rest(field)
 
     def value(self, x_T: Array) -> float:
         """Return the cost without the decay term; inf if x(T) is not finite."""
@@ -262,6 +273,19 @@ class LineModel:
         max_step = trust * self.scale / self.move
         step = self.root(max_step)
         return step, step == max_step
+
+
+def default_cost(field: Any, n_classes: int = 10) -> Cost:
+    """Return the squared distance to one-hot targets, for the outputs of a read-out if any."""
+    return Cost(n_classes=max(2, n_outputs(field)) if has_readout(field) else n_classes)
+
+
+def _rest(field: Any) -> float:
+    if hasattr(field, "rest"):
+        return float(field.rest)
+    if hasattr(field, "activation") and hasattr(field, "T"):
+        return float(field.T * field.activation.at_zero())
+    return 0.0
 
 
 def softmax_residual(z: Array, labels: Array) -> Array:

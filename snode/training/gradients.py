@@ -6,18 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from snode.backend import Array, array_namespace
-from snode.ode.problems import check_state, solve_adjoint, solve_direct, solve_sensitivity
-from snode.training.costs import Cost, LineModel, parameter_line
+from snode.fields.base import outputs, outputs_jvp, outputs_vjp
+from snode.ode.problems import Solver, as_solver, check_state, solve_adjoint, solve_sensitivity
+from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
 from snode.training.innerproducts import InnerProduct, as_inner_product, pair
 
 __all__ = ["Dots", "FieldProblem", "gradient"]
 
 Parameters = Mapping[str, Array]
 
+EULER = Solver()
+
 
 def gradient(
-    field: Any, x: Array, y: Array, cost: Cost, *, inner: str | InnerProduct = "l2"
+    field: Any,
+    x: Array,
+    y: Array,
+    cost: Cost,
+    *,
+    inner: str | InnerProduct = "l2",
+    solver: str | Solver = "euler",
 ) -> tuple[float, dict[str, Array]]:
     """Return the cost and its gradient with respect to the parameters.
 
@@ -31,6 +42,9 @@ def gradient(
     cost : Cost
     inner : {"l2", "h1"} or InnerProduct, optional
         The metric. In L2 the gradient is the density E'(t) of eqs. (6) and (7).
+    solver : str or Solver, optional
+        How the direct problem is solved: the name of a method of `solve_direct`, or a `Solver`
+        with tolerances. The gradient is the exact one of the numbers it computes.
 
     Returns
     -------
@@ -59,20 +73,30 @@ def gradient(
     >>> g["W"].shape
     (10, 3, 3)
     """
-    value, partials = value_and_partials(field, x, y, cost)
+    value, partials = value_and_partials(field, x, y, cost, as_solver(solver))
     return value, as_inner_product(inner, field).riesz(partials)
 
 
 def value_and_partials(
-    field: Any, x: Array, y: Array, cost: Cost
+    field: Any, x: Array, y: Array, cost: Cost, solver: Solver = EULER
 ) -> tuple[float, dict[str, Array]]:
     """Return the cost and its Euclidean partial derivatives."""
     check_data(field, x, y)
     terminal = cost.at(field, y)
-    sol = solve_direct(field, x)
-    partials = solve_adjoint(sol, terminal.terminal(sol.x_T)).partials
+    sol = solver.solve(field, x)
+    partials = terminal_partials(sol, terminal)
     cost.add_decay_partials(field, partials)
-    return terminal.value(sol.x_T) + cost.decay_value(field), partials
+    return terminal.value(outputs(field, sol.x_T)) + cost.decay_value(field), partials
+
+
+def terminal_partials(sol: Any, terminal: TerminalCost) -> dict[str, Array]:
+    """Solve the adjoint problem; return the partial derivatives of the cost without decay."""
+    p = terminal.terminal(outputs(sol.field, sol.x_T))
+    lam_T, of_readout = outputs_vjp(sol.field, sol.x_T, p)
+    partials = solve_adjoint(sol, lam_T).partials
+    for name, partial in of_readout.items():
+        partials[name] += partial
+    return partials
 
 
 def check_data(field: Any, x: Array, y: Array) -> None:
@@ -120,8 +144,9 @@ class FieldProblem:
         inner: str | InnerProduct = "l2",
         *,
         keep_gradient: bool = False,
+        solver: Solver = EULER,
     ) -> None:
-        self.cost = cost
+        self.cost, self.solver = cost, solver
         self.set_data(field, x, y)
         self.inner = as_inner_product(inner, field)
         self.keep_gradient = keep_gradient
@@ -149,12 +174,14 @@ class FieldProblem:
 
     def direct(self) -> float:
         """Solve the direct problem for the trial parameters and return the cost."""
-        self.sol = solve_direct(self.trial, self.x, raise_on_failure=False)
-        return self.terminal_cost.value(self.sol.x_T) + self.cost.decay_value(self.trial)
+        self.sol = self.solver.solve(self.trial, self.x, raise_on_failure=False)
+        with np.errstate(over="ignore", invalid="ignore"):  # then the cost is inf
+            z = outputs(self.trial, self.sol.x_T)
+        return self.terminal_cost.value(z) + self.cost.decay_value(self.trial)
 
     def gradient(self) -> Dots:
         """Solve the adjoint problem; keep the gradient and return its inner products."""
-        partials = solve_adjoint(self.sol, self.terminal_cost.terminal(self.sol.x_T)).partials
+        partials = terminal_partials(self.sol, self.terminal_cost)
         self.cost.add_decay_partials(self.trial, partials)
         g_old, self.g = self.g, self.inner.riesz(partials)
         return Dots(
@@ -173,8 +200,10 @@ class FieldProblem:
     def line(self) -> LineModel:
         """Solve the sensitivity problem along d and return the model of the cost."""
         xi_T = solve_sensitivity(self.sol, dtheta=self.d)[-1]
+        z = outputs(self.trial, self.sol.x_T)
+        dz = outputs_jvp(self.trial, self.sol.x_T, xi_T, self.d)
         decay = parameter_line(self.cost, self.trial, self.d)
-        return self.terminal_cost.line(self.sol.x_T, xi_T, *decay)
+        return self.terminal_cost.line(z, dz, *decay)
 
     def move(self, step: float) -> None:
         """Set the trial parameters to base + step d."""

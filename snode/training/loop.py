@@ -23,12 +23,12 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
 from snode.io import load_arrays, save_arrays
-from snode.ode.problems import check_choice, check_state
+from snode.ode.problems import Solver, as_solver, check_choice, check_state
 from snode.predict import accuracy
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
-from snode.training.costs import Cost
+from snode.training.costs import Cost, default_cost
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
-from snode.training.gradients import check_data
+from snode.training.gradients import EULER, check_data
 from snode.training.hotpath import Workspace, check_threads
 from snode.training.innerproducts import InnerProduct, as_inner_product
 from snode.training.ncg import CG_RULES, Memory, NonFiniteCostError, make_problem, minimize
@@ -87,6 +87,7 @@ def train(
     n_iter: int = 6,
     learning_rate: float | None = None,
     restart: bool = True,
+    solver: str | Solver = "euler",
     rng: Any = None,
     threads: int | None = None,
     callback: Callable[[TrainState], object] | None = None,
@@ -105,7 +106,8 @@ def train(
         A `snode.datasets.Dataset`, or ``(x, y)``, or ``(x, y, x_test, y_test)`` with x of shape
         (n, m), one column a sample, and integer labels (m,) or targets (n, m).
     cost : Cost, optional
-        Default: squared distance to one-hot targets, with the classes of the data.
+        Default: squared distance to one-hot targets, with the classes of the data or of the
+        field's read-out.
     method : {"ncg", "sgd", "momentum", "rmsprop", "adam"}, optional
     inner : {"l2", "h1", "euclidean"} or InnerProduct, optional
         Metric of the gradient. Default "l2" for NCG and "euclidean" (plain partial derivatives,
@@ -122,6 +124,8 @@ def train(
         For the first-order methods; NCG has none.
     restart : bool, optional
         Restart conjugacy at every minibatch, as the paper does; False continues.
+    solver : str or Solver, optional
+        How the direct problem is solved, in training and in the evaluations; see `gradient`.
     rng : seed or numpy.random.Generator, optional
         Decides the minibatches.
     threads : int, optional
@@ -171,10 +175,11 @@ def train(
     """
     split = _as_split(data)
     if cost is None:
-        cost = Cost(n_classes=split.n_classes)
+        cost = default_cost(field, split.n_classes)
     options = _Options(
         method=method, rule=rule, epochs=float(epochs), batch_size=batch_size, n_iter=n_iter,
         learning_rate=learning_rate, restart=bool(restart), threads=check_threads(threads),
+        solver=as_solver(solver),
     )  # fmt: skip
     options.check()
     if eval_every is not None and not eval_every > 0:
@@ -203,6 +208,7 @@ class _Options:
     learning_rate: float | None
     restart: bool
     threads: int
+    solver: Solver
 
     def check(self) -> None:
         check_choice("method", self.method, METHODS)
@@ -354,7 +360,7 @@ class _Training:
             keep = self.optimizer is None and CG_RULES[self.options.rule].needs_previous
             self.problem = make_problem(
                 self.field, x, y, self.cost, self.inner, keep,
-                workspace=Workspace(self.options.threads),
+                workspace=Workspace(self.options.threads), solver=self.options.solver,
             )  # fmt: skip
             if self.carried:
                 self.problem.restore(self.carried.get("d", {}), self.carried.get("g", {}))
@@ -429,7 +435,10 @@ class _Training:
             return math.nan
         first = slice(self.eval_samples)
         try:
-            return accuracy(self.field, x[:, first], y[first], n_classes=self.cost.n_classes)
+            return accuracy(
+                self.field, x[:, first], y[first],
+                n_classes=self.cost.n_classes, solver=self.options.solver,
+            )  # fmt: skip
         except IntegrationError:
             return math.nan
 
@@ -464,7 +473,9 @@ class _Training:
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
-        options = {k: v for k, v in asdict(self.options).items() if k != "epochs"}
+        options = {k: v for k, v in asdict(self.options).items() if k not in ("epochs", "solver")}
+        if self.options.solver != EULER:
+            options["solver"] = repr(self.options.solver)
         # not the dtype of y: an int32 label file is the same data as an int64 one
         y = np.ascontiguousarray(to_host(self.split.y)[..., :10_000], dtype=np.float64)
         x = np.ascontiguousarray(to_host(self.split.x[:, :100]))
@@ -513,12 +524,13 @@ class _Training:
 
     def _check_identity(self, path: Path, header: dict[str, Any]) -> None:
         ours, theirs = self._identity(), header.get("identity", {})
-        different = [k for k in ours if ours[k] != theirs.get(k)]
+        different = [k for k in dict.fromkeys([*ours, *theirs]) if ours.get(k) != theirs.get(k)]
         if different:
             k = different[0]
+            default = repr(EULER) if k == "solver" else None
             raise ModelFormatError(
-                f"{path} belongs to another run: {k} is {theirs.get(k)!r} there "
-                f"and {ours[k]!r} here"
+                f"{path} belongs to another run: {k} is {theirs.get(k, default)!r} there "
+                f"and {ours.get(k, default)!r} here"
             )
 
     def _restore(self, arrays: dict[str, Array], header: dict[str, Any]) -> None:
@@ -562,7 +574,10 @@ def _plain(value: Any) -> Any:
 def _field_identity(field: Any) -> list[Any]:
     # the repr is for people: it rounds T and leaves the activation's parameters out
     activation = getattr(field, "activation", None)
-    return [repr(field), getattr(field, "T", None), getattr(activation, "spec", None)]
+    identity = [repr(field), getattr(field, "T", None), getattr(activation, "spec", None)]
+    if hasattr(field, "output_activation"):
+        identity.append(field.output_activation.spec)
+    return identity
 
 
 def _array_to_json(value: Any) -> Any:

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from snode.backend import Array
-from snode.ode.problems import check_choice
+from snode.ode.problems import Solver, as_solver, check_choice
 from snode.results import NcgHistory, NcgResult, Status
-from snode.training.costs import Cost, LineModel
-from snode.training.gradients import Dots, FieldProblem
+from snode.training.costs import Cost, LineModel, default_cost
+from snode.training.gradients import EULER, Dots, FieldProblem
 from snode.training.innerproducts import InnerProduct
 
 __all__ = ["CG_RULES", "CgRule", "CgTerms", "NcgState", "minimize", "ncg"]
@@ -148,6 +148,7 @@ def ncg(
     inner: str | InnerProduct = "l2",
     rule: str = "FR",
     n_iter: int = 6,
+    solver: str | Solver = "euler",
     threads: int | None = None,
     callback: Callable[[NcgState], object] | None = None,
 ) -> NcgResult:
@@ -162,13 +163,16 @@ def ncg(
     y : integer array (m,) or array (n, m)
         Labels or targets.
     cost : Cost, optional
-        Default ``Cost()``: the squared distance to one-hot targets of 10 classes.
+        Default: the squared distance to one-hot targets of 10 classes, or of as many as the field
+        has outputs of a read-out.
     inner : {"l2", "h1"} or InnerProduct, optional
         Metric of the gradient; "h1" is the Sobolev gradient with length 1.
     rule : {"FR", "PR+", "FR-PR", "HS", "DY", "SD"}, optional
         Conjugate coefficient.
     n_iter : int, optional
         Number of iterations.
+    solver : str or Solver, optional
+        How the direct problem is solved; see `gradient`.
     threads : int, optional
         Worker threads of the CPU path for `StandaloneField`; default all cores.
     callback : callable, optional
@@ -213,7 +217,9 @@ def ncg(
     """
     check_choice("rule", rule, tuple(CG_RULES))
     keep = CG_RULES[rule].needs_previous
-    problem = make_problem(field, x, y, cost or Cost(), inner, keep, threads)
+    problem = make_problem(
+        field, x, y, cost or default_cost(field), inner, keep, threads, solver=as_solver(solver)
+    )
     return minimize(problem, rule=rule, n_iter=n_iter, callback=callback)
 
 
@@ -226,16 +232,17 @@ def make_problem(
     keep_gradient: bool,
     threads: int | None = None,
     workspace: Any = None,
+    solver: Solver = EULER,
 ) -> NcgProblem:
     """Return the fast problem where it applies, else the generic one."""
     from snode.training.hotpath import EulerProblem
 
-    if EulerProblem.applies_to(field, x):
+    if EulerProblem.applies_to(field, x) and solver == EULER:
         return EulerProblem(
             field, x, y, cost, inner,
             keep_gradient=keep_gradient, threads=threads, workspace=workspace,
         )  # fmt: skip
-    return FieldProblem(field, x, y, cost, inner, keep_gradient=keep_gradient)
+    return FieldProblem(field, x, y, cost, inner, keep_gradient=keep_gradient, solver=solver)
 
 
 def minimize(
