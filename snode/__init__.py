@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from snode import datasets
 from snode.analysis.robustness import accuracy_under_noise
 from snode.backend import get_backend, use_backend
-from snode.checks import CheckReport, check, dot_test, taylor_test
+from snode.checks import CheckReport, check, dot_test, observed_order, taylor_test
 from snode.fields.activations import (
     Activation,
     activation_names,
@@ -15,11 +15,24 @@ from snode.fields.activations import (
     register_activation,
 )
 from snode.fields.base import VectorField
+from snode.fields.classifier import Classifier
+from snode.fields.function import FunctionField
 from snode.fields.layer import StandaloneField
+from snode.fields.mlp import MLPField
 from snode.io import Model, load, save
 from snode.matlab import export_mat, import_mat
-from snode.ode.fixed import euler
-from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
+from snode.ode.adaptive import OdeState
+from snode.ode.events import Event
+from snode.ode.fixed import euler, heun, rk4
+from snode.ode.ivp import ode23, ode45
+from snode.ode.problems import (
+    Solver,
+    end_time_derivative,
+    solve_adjoint,
+    solve_direct,
+    solve_sensitivity,
+)
+from snode.ode.tableaus import TABLEAUS, ButcherTableau
 from snode.predict import accuracy, confusion, predict
 from snode.results import (
     AdjointSolution,
@@ -48,14 +61,20 @@ __all__ = [
     "FIRST_ORDER",
     "H1",
     "L2",
+    "TABLEAUS",
     "Activation",
     "AdjointSolution",
+    "ButcherTableau",
     "CgRule",
     "CgTerms",
     "CheckReport",
+    "Classifier",
     "Cost",
     "Euclidean",
+    "Event",
+    "FunctionField",
     "IntegrationError",
+    "MLPField",
     "Model",
     "ModelFormatError",
     "NcgHistory",
@@ -63,6 +82,8 @@ __all__ = [
     "NcgState",
     "NonFiniteCostError",
     "OdeSolution",
+    "OdeState",
+    "Solver",
     "StandaloneField",
     "Status",
     "TrainResult",
@@ -76,16 +97,22 @@ __all__ = [
     "confusion",
     "datasets",
     "dot_test",
+    "end_time_derivative",
     "euler",
     "export_mat",
     "get_activation",
     "get_backend",
     "gradient",
+    "heun",
     "import_mat",
     "load",
     "ncg",
+    "observed_order",
+    "ode23",
+    "ode45",
     "predict",
     "register_activation",
+    "rk4",
     "save",
     "solve_adjoint",
     "solve_direct",

@@ -1,22 +1,24 @@
-"""Dot tests and Taylor tests, for the package's fields and for a user's own.
+"""Dot tests, Taylor tests and observed orders, for the package's own and for a user's.
 
 Every derivative that this package prints can be checked by two identities: a transpose by
 <A u, v> = <u, A^T v> (dot test), a linearisation by the order of its remainder (Taylor test).
+A method is checked by the order at which its error falls (observed order).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, is_array
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
 
-__all__ = ["CheckReport", "CheckRow", "check", "dot_test", "taylor_test"]
+__all__ = ["CheckReport", "CheckRow", "check", "dot_test", "observed_order", "taylor_test"]
 
 ORDER = 1.9
 DOT_TOLERANCE = 1e-11
@@ -32,12 +34,12 @@ ATTEMPTS = 5
 def dot_test(
     forward: Callable[[Array], Array], transpose: Callable[[Array], Array], u: Array, v: Array
 ) -> float:
-    """Return how far two linear maps are from being transposes of each other.
+    """Return how far two linear maps A and B are from being transposes of each other.
 
     Parameters
     ----------
     forward, transpose : callable
-        ``forward(u)`` is shaped like `v`, ``transpose(v)`` like `u`.
+        u -> A u and v -> B v: ``forward(u)`` is shaped like `v`, ``transpose(v)`` like `u`.
     u, v : array
         Vectors to test with; take random ones.
 
@@ -46,6 +48,19 @@ def dot_test(
     float
         ``|<A u, v> - <u, B v>|`` divided by the size of the terms that were added up, so that
         rounding alone gives about 1e-16.
+
+    Notes
+    -----
+    The transpose is *defined* by <A u, v> = <u, A^T v> for all u and v, so the test needs no
+    matrix: it works for any two functions that claim to be transposes, such as the sensitivity and
+    the adjoint problem. If B is not the transpose, the two sides differ for almost all u and v;
+    with random ones a mistake goes unseen with probability zero.
+
+    Read the result by its exponent: 1e-14 and below is rounding, so B = A^T. A mistake (a sign, a
+    missing transpose, a sum over half the samples) gives 1e-3 to 1. A number in between is an
+    approximation: two maps that are transposes only up to a discretisation, or finite differences.
+    The test says nothing about A being right: a wrong A with its true transpose passes. That is
+    what `taylor_test` is for.
 
     Examples
     --------
@@ -63,8 +78,9 @@ def taylor_test(
     derivative: Any,
     *,
     steps: tuple[float, ...] = STEPS,
+    derivative_error: float = 0.0,
 ) -> float:
-    """Return the observed order of the first-order Taylor remainder; 2 for a right derivative.
+    r"""Return the observed order of the first-order Taylor remainder; 2 for a right derivative.
 
     Parameters
     ----------
@@ -75,6 +91,9 @@ def taylor_test(
         The claimed derivative at eps = 0.
     steps : tuple of float, optional
         Values of eps, decreasing.
+    derivative_error : float, optional
+        Relative error of `derivative` that is forgiven, for derivatives that are approximations
+        themselves; 0 for exact ones.
 
     Returns
     -------
@@ -84,7 +103,19 @@ def taylor_test(
 
     Notes
     -----
-    A wrong derivative leaves a remainder proportional to eps, that is order 1.
+    By Taylor's theorem
+
+    .. math:: r(\varepsilon) = | g(\varepsilon) - g(0) - \varepsilon\, g'(0) | = O(\varepsilon^2),
+
+    and with a wrong derivative d in place of g'(0) the term :math:`\varepsilon\, (g'(0) - d)` is
+    left, which is of order 1. So halve eps: a right derivative divides the remainder by 4
+    (order 2), a wrong one by 2 (order 1), however small its mistake is once eps is smaller still.
+    The order between two steps is :math:`\log(r_1/r_2) / \log(\varepsilon_1/\varepsilon_2)`.
+
+    This is sharper than comparing d with one finite difference, which must tell a wrong derivative
+    from the error of the difference: here no tolerance has to be guessed. An order above 2 means
+    that the second derivative along the direction vanishes; an order between 1 and 2 most often
+    that the function has a kink nearby, as relu has.
 
     Examples
     --------
@@ -99,11 +130,116 @@ def taylor_test(
     remainders = np.array([_size(function(e) - base - e * derivative) for e in steps])
     scale = max(_size(base), _size(derivative), np.finfo(float).tiny)
     rounding = 64 * np.finfo(float).eps * scale
-    usable = remainders > rounding
+    forgiven = derivative_error * _size(derivative) * np.abs(steps)
+    usable = remainders > rounding + forgiven
     if usable.sum() < 3:
         return float("inf")
     r, e = remainders[usable], np.asarray(steps)[usable]
     return float(np.median(np.diff(np.log(r)) / np.diff(np.log(e))))
+
+
+def observed_order(
+    solve: Callable[[int], Any],
+    n_steps: Sequence[int] = (20, 40, 80, 160),
+    *,
+    exact: Any = None,
+) -> float:
+    r"""Return the order p at which the error of a method falls, error ~ C h^p, as measured.
+
+    Parameters
+    ----------
+    solve : callable
+        ``solve(k)`` returns the numerical result with k steps: a number, or an array of a shape
+        that does not depend on k (the state at T, not the trajectory).
+    n_steps : sequence of int, optional
+        Numbers of steps, increasing, at least two; without `exact` at least three, with one ratio
+        (20, 40, 80: doubled each time).
+    exact : float or array, optional
+        The true result, or one computed far more accurately. If omitted, the results are compared
+        with each other.
+
+    Returns
+    -------
+    float
+        The slope of the error against the step in a doubly logarithmic plot. ``inf`` if fewer than
+        two errors are above rounding: the method is exact here, or the steps are too small.
+
+    Raises
+    ------
+    ValueError
+        If `n_steps` or the shape of a result or of `exact` is wrong.
+    TypeError
+        If a result or `exact` is neither a number nor an array.
+    ArithmeticError
+        If a result is not finite; the message says for which k.
+
+    Notes
+    -----
+    A method of order p with step h = T/k leaves the error ([1]_, Section II.3)
+
+    .. math:: e(h) = C h^p + O(h^{p+1})
+              \quad\Longrightarrow\quad \log e \approx \log C - p \log k,
+
+    a straight line of slope -p in log k, fitted by least squares to the Euclidean norms of the
+    errors. If the true result is not known, take the difference of successive results: with
+    :math:`k_{i+1} = q k_i` it is
+
+    .. math:: u_{k_i} - u_{k_{i+1}} \approx C (1 - q^{-p})\, h_i^p,
+
+    with the same slope (the idea of Richardson). It shows that the method converges at that order,
+    not that it converges to the solution: a wrong right-hand side goes unseen.
+
+    Errors of at most 100 machine epsilons of the size of the result are left out: they are
+    rounding, and would flatten the line. Expect p to within 0.1. If it is smaller than the theory
+    says, the scheme is wrong, the solution is less smooth than the theory assumes (a jump of f
+    inside a step costs every method its order), or the steps are still too large: take more.
+
+    References
+    ----------
+    .. [1] Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd ed.,
+       Sections II.3 and II.4.
+
+    Examples
+    --------
+    Explicit Euler for x' = -x, x(0) = 1 multiplies by 1 - 1/k in each of k steps to T = 1:
+
+    >>> import math
+    >>> import snode
+    >>> def solve(k):
+    ...     return (1 - 1 / k) ** k
+    >>> round(snode.observed_order(solve, exact=math.exp(-1)), 1)
+    1.0
+    >>> round(snode.observed_order(solve), 1)
+    1.0
+    """
+    steps = _checked_steps(n_steps, has_exact=exact is not None)
+    results = [_checked_value(f"the result of solve({k})", solve(k)) for k in steps]
+    for k, result in zip(steps[1:], results[1:], strict=True):
+        if _shape(result) != _shape(results[0]):
+            raise ValueError(
+                f"solve must return one shape for every k; solve({steps[0]}) has "
+                f"{_shape(results[0])}, solve({k}) has {_shape(result)}"
+            )
+    if exact is None:
+        pairs = list(pairwise(results))
+    else:
+        exact = _checked_value("exact", exact)
+        if _shape(exact) not in ((), _shape(results[0])):
+            raise ValueError(
+                f"exact must be a number or have the shape {_shape(results[0])} of the results; "
+                f"got {_shape(exact)}"
+            )
+        pairs = [(result, exact) for result in results]
+    points = []
+    for k, (a, b) in zip(steps, pairs, strict=False):
+        error = _norm(a - b)
+        if error > 100 * max(_epsilon(a), _epsilon(b)) * max(_norm(a), _norm(b)):
+            points.append((math.log(k), math.log(error)))
+    if len(points) < 2:
+        return math.inf
+    log_k, log_error = np.array(points).T
+    log_k -= log_k.mean()
+    return -float(log_k @ log_error / (log_k @ log_k))
 
 
 @dataclass(frozen=True)
@@ -141,7 +277,13 @@ class CheckReport:
 
 
 def check(
-    field: Any, *, n_samples: int = 5, t: Array | None = None, rng: Any = 0, verbose: bool = True
+    field: Any,
+    *,
+    n_samples: int = 5,
+    t: Array | None = None,
+    derivative_error: float = 0.0,
+    rng: Any = 0,
+    verbose: bool = True,
 ) -> CheckReport:
     """Check a field: values, linearisation, transposes, and the three problems built on them.
 
@@ -156,6 +298,9 @@ def check(
         Columns of the random states.
     t : array, optional
         Grid for the solves; default ``field.grid``.
+    derivative_error : float, optional
+        Relative error that the field's derivatives are allowed: 0 for exact ones; for a
+        `FunctionField` 1e-8 suits central and 1e-5 forward differences.
     rng : seed or numpy.random.Generator, optional
     verbose : bool, optional
         Print the report.
@@ -173,8 +318,10 @@ def check(
     """
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2 to see sums over samples; got {n_samples}")
+    if not 0 <= derivative_error < 1:
+        raise ValueError(f"derivative_error must be in [0, 1); got {derivative_error!r}")
     generator = np.random.default_rng(rng)
-    tester = _Tester(_in_float64(field), n_samples, t, generator)
+    tester = _Tester(_in_float64(field), n_samples, t, derivative_error, generator)
     report = CheckReport(repr(field), tuple(tester.rows()))
     if verbose:
         print(report)
@@ -182,8 +329,11 @@ def check(
 
 
 class _Tester:
-    def __init__(self, field: Any, m: int, t: Array | None, rng: np.random.Generator) -> None:
+    def __init__(
+        self, field: Any, m: int, t: Array | None, error: float, rng: np.random.Generator
+    ) -> None:
         self.field, self.m, self.t, self.rng = field, m, t, rng
+        self.error, self.dot_tolerance = error, max(DOT_TOLERANCE, error)
         self.xp = array_namespace(*field.parameters.values())
         grid = field.grid if t is None else t
         kinks = getattr(getattr(field, "activation", None), "kinks", ())
@@ -239,13 +389,9 @@ class _Tester:
             lin = self.field.linearize(self.depth, x)[1]
             if name is None:
                 dx = self.random(self.field.n, self.m)
-                return taylor_test(
-                    lambda e: self.field(self.depth, x + e * dx), lin.jvp(dx), steps=self.steps
-                )
+                return self.taylor(lambda e: self.field(self.depth, x + e * dx), lin.jvp(dx))
             d = self.small_theta([name])
-            return taylor_test(
-                lambda e: self.moved(d, e)(self.depth, x), lin.jvp(None, d), steps=self.steps
-            )
+            return self.taylor(lambda e: self.moved(d, e)(self.depth, x), lin.jvp(None, d))
 
         return self.order(f"jvp in {label}: order of the remainder", attempt,
                           f"f and jvp disagree in {label}: slope, sign or factor")  # fmt: skip
@@ -260,7 +406,7 @@ class _Tester:
         else:
             d = self.random_theta([name])
             error = _mismatch([(lin.jvp(None, d), p)], [(d[name], partials[name])])
-        return self.small(f"vjp in {label} is the transpose of jvp", error, DOT_TOLERANCE,
+        return self.small(f"vjp in {label} is the transpose of jvp", error, self.dot_tolerance,
                           "a missing transpose, a wrong sign, or a sum over samples")  # fmt: skip
 
     # --- the three problems ---------------------------------------------------------------------
@@ -275,7 +421,7 @@ class _Tester:
             [(xi[-1], lam)],
             [(dx0, adjoint.lam[0])] + [(d[k], adjoint.partials[k]) for k in d],
         )
-        return self.small("adjoint is the transpose of sensitivity", error, DOT_TOLERANCE,
+        return self.small("adjoint is the transpose of sensitivity", error, self.dot_tolerance,
                           "the partial derivatives do not add up along depth")  # fmt: skip
 
     def gradient_row(self, label: str, names: list[str]) -> CheckRow:
@@ -293,7 +439,7 @@ class _Tester:
                 x_T = solve_direct(self.moved(d, e), start, t=self.t, keep="last").x_T
                 return 0.5 * float((x_T * x_T).sum())
 
-            return taylor_test(cost, slope, steps=self.steps)
+            return self.taylor(cost, slope)
 
         return self.order(f"gradient of |x(T)|^2/2 in {label}: order", attempt,
                           f"the adjoint gradient in {label} is not the derivative")  # fmt: skip
@@ -305,6 +451,9 @@ class _Tester:
             return self.field
         theta = {k: self.field.parameters[k] + e * v for k, v in d.items()}
         return self.field.with_parameters(**theta)
+
+    def taylor(self, function: Callable[[float], Any], derivative: Any) -> float:
+        return taylor_test(function, derivative, steps=self.steps, derivative_error=self.error)
 
     def small(self, name: str, error: float, bound: float, hint: str) -> CheckRow:
         return CheckRow(name, error, f"<= {bound:.0e}", bool(error <= bound), hint)
@@ -338,3 +487,55 @@ def _mismatch(left: list[tuple[Array, Array]], right: list[tuple[Array, Array]])
     total = sum(float((a * b).sum()) for a, b in left) - sum(float((a * b).sum()) for a, b in right)
     size = sum(_size(a) * _size(b) for a, b in left + right)
     return abs(total) / max(size, 1e-300)
+
+
+def _checked_steps(n_steps: Sequence[int], *, has_exact: bool) -> list[int]:
+    steps = list(n_steps) if isinstance(n_steps, Iterable) else []
+    integers = all(isinstance(k, int | np.integer) and not isinstance(k, bool) for k in steps)
+    if not integers or any(k < 1 for k in steps) or sorted(set(steps)) != steps:
+        raise ValueError(f"n_steps must be increasing positive integers; got {n_steps!r}")
+    steps = [int(k) for k in steps]
+    if len(steps) < (2 if has_exact else 3):
+        need = "two numbers" if has_exact else "three numbers when exact is not given"
+        raise ValueError(f"n_steps must have at least {need}; got {n_steps!r}")
+    ratios_agree = all(a * c == b * b for a, b, c in zip(steps, steps[1:], steps[2:], strict=False))
+    if not (has_exact or ratios_agree):
+        raise ValueError(
+            f"n_steps must grow by one ratio, as 20, 40, 80, when exact is not given; "
+            f"got {n_steps!r}"
+        )
+    return steps
+
+
+def _checked_value(name: str, value: Any) -> Any:
+    """Return a finite number or array, or raise."""
+    if not (is_array(value) or isinstance(value, int | float | np.number)):
+        raise TypeError(f"{name} must be a number or an array; got {type(value).__name__}")
+    if is_array(value):
+        if value.size == 0:
+            raise ValueError(f"{name} is empty: its shape is {value.shape}")
+        finite = bool(array_namespace(value).isfinite(value).all())
+    else:
+        finite = bool(np.isfinite(value))
+    if not finite:
+        raise ArithmeticError(f"{name} is not finite")
+    return value
+
+
+def _shape(a: Any) -> tuple[int, ...]:
+    return tuple(getattr(a, "shape", ()))
+
+
+def _norm(a: Any) -> float:
+    """Euclidean norm that neither overflows nor underflows."""
+    if not is_array(a):
+        return float(abs(a))
+    largest = float(abs(a).max())
+    return largest * _size(a / largest) if largest > 0 else 0.0
+
+
+def _epsilon(a: Any) -> float:
+    """Machine epsilon of the dtype; that of float64 for integers and Python's numbers."""
+    dtype = getattr(a, "dtype", None)
+    is_float = dtype is not None and dtype.kind == "f"
+    return float(np.finfo(dtype if is_float else np.float64).eps)

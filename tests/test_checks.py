@@ -1,12 +1,15 @@
-"""`check` must find planted mistakes, and pass correct fields."""
+"""`check` must find planted mistakes and pass correct fields; orders are observed as they are."""
 
 import dataclasses
+import itertools
+import sys
 
+import fakecupy
 import numpy as np
 import pytest
 
 import snode
-from snode.checks import check, dot_test, taylor_test
+from snode.checks import check, dot_test, observed_order, taylor_test
 from snode.fields.layer import LayerLinearization
 
 
@@ -73,7 +76,13 @@ class _ForgottenBias(LayerLinearization):
 
 
 def _as(kind):
-    return lambda lin: kind(lin.field, lin.row, lin.W, lin.x, lin.slope)
+    def change(lin):
+        wrong = object.__new__(kind)
+        for name in LayerLinearization.__slots__:
+            setattr(wrong, name, getattr(lin, name))
+        return wrong
+
+    return change
 
 
 def _scaled_slope(lin):
@@ -160,3 +169,167 @@ def test_a_changed_activation_loses_its_kernel():
     relu = snode.get_activation("relu")
     assert relu.kernel == "leaky"
     assert dataclasses.replace(relu, value=np.sin, slope=np.cos).kernel is None
+
+
+# --- approximate derivatives ----------------------------------------------------------------------
+
+
+def test_taylor_test_forgives_what_it_is_told_to():
+    linear = lambda e: 3.0 * e  # noqa: E731
+    assert taylor_test(linear, 3.0 * (1 + 1e-9)) == pytest.approx(1, abs=0.1)
+    assert taylor_test(linear, 3.0 * (1 + 1e-9), derivative_error=1e-8) == np.inf
+    assert taylor_test(linear, 3.0 * (1 + 1e-7), derivative_error=1e-8) == pytest.approx(1, abs=0.1)
+    assert taylor_test(np.exp, 1.0, derivative_error=1e-8) == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("error", [-1e-9, 1.0, float("nan")])
+def test_check_refuses_a_wrong_derivative_error(error):
+    with pytest.raises(ValueError, match="derivative_error"):
+        check(_field(), derivative_error=error)
+
+
+# --- observed order -------------------------------------------------------------------------------
+
+
+def _euler(f, t, x):
+    for a, b in itertools.pairwise(t):
+        x = x + (b - a) * f(a, x)
+    return x
+
+
+def _heun(f, t, x, weights=(0.5, 0.5)):
+    for a, b in itertools.pairwise(t):
+        k1 = f(a, x)
+        k2 = f(b, x + (b - a) * k1)
+        x = x + (b - a) * (weights[0] * k1 + weights[1] * k2)
+    return x
+
+
+def _rk4(f, t, x):
+    for a, b in itertools.pairwise(t):
+        h, mid = b - a, 0.5 * (a + b)
+        k1 = f(a, x)
+        k2 = f(mid, x + 0.5 * h * k1)
+        k3 = f(mid, x + 0.5 * h * k2)
+        k4 = f(b, x + h * k3)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return x
+
+
+def _spiral(t, x):
+    """x' = (0 -1; 1 0) x cos t, the rotation by sin t."""
+    return np.cos(t) * np.stack([-x[1], x[0]])
+
+
+START = np.array([[1.0, 0.3], [0.2, -0.8]])
+ROTATION = np.array([[np.cos(np.sin(1.5)), -np.sin(np.sin(1.5))],
+                     [np.sin(np.sin(1.5)), np.cos(np.sin(1.5))]])  # fmt: skip
+
+
+def _solver(method, **options):
+    return lambda k: method(_spiral, np.linspace(0, 1.5, k + 1), START, **options)
+
+
+@pytest.mark.parametrize(("method", "order"), [(_euler, 1), (_heun, 2), (_rk4, 4)])
+@pytest.mark.parametrize("n_steps", [(20, 40, 80, 160), (30, 90, 270), np.array([96, 144, 216])])
+def test_observed_order_is_the_order(method, order, n_steps):
+    solve = _solver(method)
+    assert observed_order(solve, n_steps, exact=ROTATION @ START) == pytest.approx(order, abs=0.1)
+    assert observed_order(solve, n_steps) == pytest.approx(order, abs=0.1)
+
+
+def test_observed_order_default_steps_and_numbers():
+    asked = []
+
+    def solve(k):
+        asked.append(k)
+        return 2.0 + 3.0 * (1.5 / k) ** 3
+
+    assert observed_order(solve) == pytest.approx(3, abs=1e-6)
+    assert asked == [20, 40, 80, 160]
+    assert all(type(k) is int for k in asked)
+    assert observed_order(solve, exact=2) == pytest.approx(3, abs=1e-6)
+    assert observed_order(solve, (7, 20, 33), exact=2.0) == pytest.approx(3, abs=1e-6)
+    assert observed_order(solve, (20, 40), exact=2.0) == pytest.approx(3, abs=1e-6)
+
+
+def test_observed_order_sees_a_wrong_scheme():
+    wrong = _solver(_heun, weights=(0.4, 0.6))  # consistent, but the quadrature is not of order 2
+    assert observed_order(wrong, exact=ROTATION @ START) == pytest.approx(1, abs=0.1)
+    assert observed_order(wrong) == pytest.approx(1, abs=0.1)
+    inconsistent = _solver(_heun, weights=(0.5, 0.6))
+    assert abs(observed_order(inconsistent, exact=ROTATION @ START)) < 0.2
+
+
+def test_observed_order_sees_a_jump_inside_a_step():
+    jump = lambda t, x: np.where(t < 0.512, 1.0, 5.0) * x  # noqa: E731
+    exact = np.exp(0.512 + 5 * 0.488)
+    for method in (_heun, _rk4):
+        solve = lambda k: method(jump, np.linspace(0, 1, k + 1), np.ones((1, 1)))  # noqa: B023, E731
+        assert observed_order(solve, exact=exact) < 1.7
+
+
+def test_observed_order_leaves_rounding_out():
+    # x' = 1: every method is exact
+    solve = lambda k: _heun(lambda t, x: 1.0, np.linspace(0, 1, k + 1), 0.0)  # noqa: E731
+    assert observed_order(solve, exact=1.0) == np.inf
+    assert observed_order(solve) == np.inf
+    assert observed_order(lambda k: 0.0) == np.inf
+    # the last two errors are rounding: the slope is that of the others
+    errors = {20: 1e-8, 40: 1e-8 / 16, 80: 5e-15, 160: 7e-15}
+    assert observed_order(lambda k: 1.0 + errors[k], exact=1.0) == pytest.approx(4, abs=1e-3)
+    # a single error above rounding is no slope
+    assert observed_order(lambda k: 1.0 + errors[2 * k], (20, 40), exact=1.0) == np.inf
+    # tiny results are not rounding, and huge ones do not overflow
+    for size in (1e-200, 1e200, np.full((2, 1), 1e-200), np.full((2, 1), 1e200)):
+        solve = lambda k: size * (1 + 1 / k)  # noqa: B023, E731
+        assert observed_order(solve) == pytest.approx(1, abs=1e-6)
+
+
+def test_observed_order_knows_float32():
+    errors = {20: 1e-2, 40: 2.5e-3, 80: 9e-6, 160: 9e-6}
+    solve = lambda k: np.full(3, 1 + errors[k], np.float32)  # noqa: E731
+    assert observed_order(solve, exact=1.0) == pytest.approx(2, abs=1e-3)
+    assert observed_order(solve, exact=np.ones(3)) == pytest.approx(2, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "exact", "message"),
+    [
+        ((20, 40), None, "n_steps must have at least three"),
+        ((20,), 1.0, "n_steps must have at least two"),
+        ((), 1.0, "n_steps must have at least two"),
+        (20, 1.0, "n_steps must have at least two"),
+        ((20, 10, 5), 1.0, "n_steps must be increasing"),
+        ((20, 20, 40), 1.0, "n_steps must be increasing"),
+        ((0, 1, 2), 1.0, "n_steps must be increasing positive"),
+        ((20.0, 40.0, 80.0), 1.0, "n_steps must be increasing positive integers"),
+        ((True, 2, 4), 1.0, "n_steps must be increasing positive integers"),
+        ((20, 40, 60), None, "n_steps must grow by one ratio"),
+        ((20, 40, 80), np.ones(2), "exact must be a number or have the shape"),
+        ((20, 40, 80), np.ones(0), "exact is empty"),
+    ],
+)
+def test_observed_order_errors_name_the_argument(n_steps, exact, message):
+    with pytest.raises(ValueError, match=message):
+        observed_order(lambda k: np.ones(3) / k, n_steps, exact=exact)
+
+
+def test_observed_order_errors_of_results():
+    with pytest.raises(ValueError, match=r"solve\(20\) has \(21,\), solve\(40\) has \(41,\)"):
+        observed_order(lambda k: np.ones(k + 1))
+    with pytest.raises(TypeError, match=r"the result of solve\(20\) must be a number or an array"):
+        observed_order(lambda k: [1.0])
+    for bad in (np.nan, np.inf, np.array([1.0, np.nan])):
+        with pytest.raises(ArithmeticError, match=r"solve\(40\) is not finite"):
+            observed_order(lambda k, bad=bad: bad if k == 40 else np.ones(np.shape(bad)))
+    with pytest.raises(ArithmeticError, match="exact is not finite"):
+        observed_order(lambda k: 1.0 / k, exact=np.inf)
+
+
+def test_observed_order_on_a_device(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
+    cp = sys.modules["cupy"]
+    solve = lambda k: cp.asarray(_solver(_heun)(k))  # noqa: E731
+    assert observed_order(solve) == pytest.approx(2, abs=0.1)
+    assert observed_order(solve, exact=cp.asarray(ROTATION @ START)) == pytest.approx(2, abs=0.1)
