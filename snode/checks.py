@@ -336,7 +336,8 @@ class _Tester:
         self.error, self.dot_tolerance = error, max(DOT_TOLERANCE, error)
         self.xp = array_namespace(*field.parameters.values())
         grid = field.grid if t is None else t
-        kinks = getattr(getattr(field, "activation", None), "kinks", ())
+        activations = (getattr(field, f"{k}activation", None) for k in ("", "output_"))
+        kinks = any(getattr(activation, "kinks", ()) for activation in activations)
         self.steps = SHORT_STEPS if kinks else STEPS
         self.depth = float(grid[0] + 0.37 * (grid[-1] - grid[0]))
 
@@ -363,7 +364,7 @@ class _Tester:
         rows += [self.vjp_row(name, name) for name in names]
         rows += [self.duality_row(), self.gradient_row("x0", [])]
         rows += [self.gradient_row(name, [name]) for name in names]
-        return rows
+        return rows + (self.readout_rows() if has_readout(self.field) else [])
 
     # --- the field at one depth -----------------------------------------------------------------
 
@@ -408,6 +409,21 @@ class _Tester:
             error = _mismatch([(lin.jvp(None, d), p)], [(d[name], partials[name])])
         return self.small(f"vjp in {label} is the transpose of jvp", error, self.dot_tolerance,
                           "a missing transpose, a wrong sign, or a sum over samples")  # fmt: skip
+
+    def readout_rows(self) -> list[CheckRow]:
+        x, dx = (self.random(self.field.n, self.m) for _ in range(2))
+        p = self.random(self.field.n_outputs, self.m)
+        d = self.small_theta(self.field.readout_parameters)
+        dz = outputs_jvp(self.field, x, dx, d)
+        order = self.taylor(lambda e: outputs(self.moved(d, e), x + e * dx), dz)
+        pull, partials = outputs_vjp(self.field, x, p)
+        error = _mismatch([(dz, p)], [(dx, pull)] + [(d[k], partials[k]) for k in d])
+        return [
+            self.order("read-out, jvp: order of the remainder", lambda: order,
+                       "readout and readout_jvp disagree"),
+            self.small("read-out, vjp is the transpose of jvp", error, self.dot_tolerance,
+                       "a missing transpose, a wrong sign, or a sum over samples"),
+        ]  # fmt: skip
 
     # --- the three problems ---------------------------------------------------------------------
 

@@ -334,3 +334,31 @@ def test_with_parameters_errors(classifier):
         classifier.with_parameters(c=np.ones(4))
     with pytest.raises(TypeError, match="V must be a NumPy or CuPy array"):
         classifier.with_parameters(V=V0.tolist())
+
+
+@pytest.mark.parametrize(
+    "method", ["readout_jvp", "readout_vjp", "bias forgotten"], ids=lambda name: name
+)
+def test_check_finds_a_wrong_readout(make_field, method):
+    class Wrong(snode.Classifier):
+        def readout_jvp(self, x_T, dx_T, dtheta=None):
+            right = super().readout_jvp(x_T, dx_T, dtheta)
+            return 1.01 * right if method == "readout_jvp" else right
+
+        def readout_vjp(self, x_T, p, into):
+            before = into["c"].copy()
+            pull = super().readout_vjp(x_T, p, into)
+            if method == "bias forgotten":
+                into["c"][...] = before
+            return -pull if method == "readout_vjp" else pull
+
+    field = make_field(3, 4)
+    rng = np.random.default_rng(0)
+    right = snode.Classifier(field, rng.standard_normal((2, 3)), rng.standard_normal(2))
+    report = snode.check(right, verbose=False)
+    assert report.passed
+    assert sum("read-out" in row.name for row in report.rows) == 2
+    wrong = Wrong(field, right.parameters["V"], right.parameters["c"])
+    failed = [row.name for row in snode.check(wrong, verbose=False).rows if not row.passed]
+    assert failed
+    assert all("read-out" in name for name in failed)
