@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
+from snode.fields.base import has_readout, outputs, outputs_jvp, outputs_vjp
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
 
 __all__ = ["CheckReport", "CheckRow", "check", "dot_test", "observed_order", "taylor_test"]

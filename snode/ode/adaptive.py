@@ -334,7 +334,7 @@ class _Run:
                     powers = xp.asarray(powers.astype(polynomial.dtype))
                     polynomial = polynomial * powers.reshape(-1, *[1] * x.ndim)
         if self._wants(t_new):
-            self._evaluate_until(t_new, (t, t_new - t, x, polynomial))
+            self._evaluate_until(t_new, (t, x, polynomial, x_new))
         if self.rhs.linearize:
             active = self.stages.active
             self.kept_lins.append(tuple(self.rhs.linearizations[:active]))
@@ -362,8 +362,11 @@ class _Run:
             if step is None:
                 self.x_eval.append(self.x0.copy())
             else:
-                t, h, x, polynomial = step
-                self.x_eval.append(evaluate(x, polynomial, (s - t) / h))
+                t, x, polynomial, x_new = step
+                at_node = s == t_new
+                self.x_eval.append(
+                    x_new.copy() if at_node else evaluate(x, polynomial, (s - t) / (t_new - t))
+                )
 
     def solution(self) -> OdeSolution:
         """Return what was computed."""

@@ -479,8 +479,9 @@ class Solver:
         """Solve the direct problem; `checkpoints` only where derivatives are wanted."""
         return solve_direct(
             field, x0, method=self.method, rtol=self.rtol, atol=self.atol,
-            max_step=self.max_step, max_steps=self.max_steps, keep=keep, raise_on_failure=raise_on_failure,
+            max_step=self.max_step, max_steps=self.max_steps, keep=keep,
             checkpoints=self.checkpoints if keep == "all" else None,
+            raise_on_failure=raise_on_failure,
         )  # fmt: skip
 
 
