@@ -37,6 +37,8 @@ __all__ = [
 ]  # fmt: skip
 
 METHODS = (*TABLEAUS, *ADAPTIVE)
+"""The methods that come with the package; `TABLEAUS` may get more."""
+
 KEEP = ("all", "trajectory", "last")
 MODES = ("discrete", "continuous")
 
@@ -115,7 +117,7 @@ def solve_direct(
     >>> snode.solve_direct(field, np.ones((3, 5)))
     OdeSolution(euler, 10 steps to T=1, n=3, m=5, trajectory and linearisations, SUCCESS)
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, (*TABLEAUS, *ADAPTIVE))
     check_choice("keep", keep, KEEP)
     check_choice("batch", batch, BATCH)
     check_state(field, x0, "x0")
@@ -471,7 +473,7 @@ class Solver:
     checkpoints: int | str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("method", self.method, METHODS)
+        check_choice("method", self.method, (*TABLEAUS, *ADAPTIVE))
 
     def solve(
         self, field: Any, x0: Array, *, keep: str = "all", raise_on_failure: bool = True
