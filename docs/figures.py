@@ -1,11 +1,12 @@
 """Draw the figures of the documentation into ``docs/_static``: ``python docs/figures.py``.
 
-Toy data, a few seconds. Colours differ in lightness, markers and line styles differ as well, so
-the figures can be read in greyscale.
+Toy data and the quick versions of the lessons, half a minute. Colours differ in lightness, markers
+and line styles differ as well, so the figures can be read in greyscale.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ import matplotlib.pyplot as plt
 import snode
 
 FOLDER = Path(__file__).parent / "_static"
+LESSONS = (
+    "order_of_convergence", "stability_regions", "step_control_van_der_pol",
+    "adjoint_by_hand_one_neuron", "dissipative_adjoint",
+)  # fmt: skip
 DARK, RED, LIGHT = "#1b1b3a", "#b3446c", "#e0a030"
 
 
@@ -66,9 +71,22 @@ def sobolev_gradient() -> Any:
     return figure
 
 
+def lesson(name: str) -> Any:
+    """The quick figure of a lesson."""
+    path = FOLDER.parent.parent / "demos" / "lessons" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.plot(module.run(quick=True))
+
+
 def main() -> None:
-    """Write both figures."""
+    """Write all figures."""
     FOLDER.mkdir(exist_ok=True)
+    for name in LESSONS:
+        lesson(name).savefig(FOLDER / f"lesson_{name}.png", dpi=80)
     for name, draw in (("moons", moons_through_depth), ("sobolev", sobolev_gradient)):
         draw().savefig(FOLDER / f"{name}.png", dpi=110)
 
