@@ -250,6 +250,87 @@ def test_bad_states_are_named(cp, pair_of_fields):
         snode.solve_direct(device, cp.asarray(x))
 
 
+# --- integrators ----------------------------------------------------------------------------------
+
+ODE_METHODS = ["heun", "rk4", "dormand_prince", "ode23", "ode45"]
+
+
+@pytest.mark.parametrize("method", ODE_METHODS)
+def test_every_method_and_its_derivatives(cp, pair_of_fields, interpolation, method, random_like):
+    host, device = pair_of_fields(interpolation=interpolation)
+    x, lam_T = data()[0], np.cos(data()[0])
+    d = random_like(host.parameters)
+    on_device = {k: cp.asarray(v) for k, v in d.items()}
+    a = snode.solve_direct(host, x, method=method, dense_output=True)
+    b = snode.solve_direct(device, cp.asarray(x), method=method, dense_output=True)
+    assert b.t == pytest.approx(a.t, rel=1e-9)
+    assert type(b.t) is np.ndarray
+    assert_same(cp, b.x, a.x, 1e-9)
+    assert_same(cp, b(0.7), a(0.7), 1e-9)
+    assert_same(cp, b([0.2, 0.7]), a([0.2, 0.7]), 1e-9)
+    for mode in ("discrete", "continuous"):
+        options = {"dx0": x, "dtheta": d, "dT": 0.5, "mode": mode}
+        theirs = snode.solve_sensitivity(a, **options)
+        options |= {"dx0": cp.asarray(x), "dtheta": on_device}
+        assert_same(cp, snode.solve_sensitivity(b, **options), theirs, 1e-7)
+        theirs = snode.solve_adjoint(a, lam_T, mode=mode)
+        mine = snode.solve_adjoint(b, cp.asarray(lam_T), mode=mode)
+        assert_same(cp, mine.lam, theirs.lam, 1e-7)
+        assert_same_mapping(cp, mine.partials, theirs.partials, 1e-7)
+        assert type(mine.end_time) is float
+        assert mine.end_time == pytest.approx(theirs.end_time, rel=1e-7)
+
+
+@pytest.mark.parametrize("options", [{"checkpoints": 2}, {"batch": "independent"}])
+def test_checkpoints_and_independent_columns(cp, pair_of_fields, options):
+    host, device = pair_of_fields(interpolation="cubic")
+    x = data()[0]
+    a = snode.solve_direct(host, x, method="ode45", **options)
+    b = snode.solve_direct(device, cp.asarray(x), method="ode45", **options)
+    theirs, mine = snode.solve_adjoint(a, x), snode.solve_adjoint(b, cp.asarray(x))
+    assert_same(cp, mine.lam, theirs.lam, 1e-9)
+    assert_same_mapping(cp, mine.partials, theirs.partials, 1e-9)
+
+
+@pytest.mark.parametrize("batch", ["shared", "independent"])
+def test_ode45_of_a_function(cp, batch):
+    x0 = np.array([[1.0, 2.0], [0.5, -1.0]])
+
+    def solve(xp, **options):
+        return snode.ode45(
+            lambda t, x: xp.stack([x[1], -x[0]]), (0, 3), xp.asarray(x0), batch=batch,
+            t_eval=[1.0, 2.0, 3.0], atol=np.array([1e-6, 1e-7]), **options,
+        )  # fmt: skip
+
+    host, device = solve(np), solve(cp)
+    assert_same(cp, device.x, host.x, 1e-9)
+    if batch == "shared":
+        event = snode.Event(lambda t, x: float(x[0, 0]), terminal=True)
+        host, device = solve(np, events=event), solve(cp, events=event)
+        assert device.status is snode.Status.EVENT
+        assert_same(cp, device.x_events[0], host.x_events[0], 1e-9)
+
+
+def test_failures_of_step_control_on_a_device(cp):
+    for f, status in (
+        (lambda t, x: x**2, snode.Status.BLOW_UP),
+        (lambda t, x: x * float("nan"), snode.Status.NONFINITE_RHS),
+        (lambda t, x: -1e6 * x, snode.Status.MAX_STEPS),
+    ):
+        sol = snode.ode45(f, (0, 2), cp.ones((1, 2)), raise_on_failure=False)
+        assert sol.status is status
+        assert np.isnan(cp.asnumpy(sol.x_T)).all()
+
+
+def test_training_with_a_solver(cp, pair_of_fields):
+    host, device = pair_of_fields(scale=0.6, interpolation="cubic")
+    x, y = data()
+    theirs = snode.ncg(host, x, y, COST, solver="ode45", n_iter=3)
+    mine = snode.ncg(device, cp.asarray(x), cp.asarray(y), COST, solver="ode45", n_iter=3)
+    assert mine.history.cost == pytest.approx(theirs.history.cost, rel=1e-7)
+    assert_same(cp, mine.field.W, theirs.field.W, 1e-6)
+
+
 # --- training -------------------------------------------------------------------------------------
 
 

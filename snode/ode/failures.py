@@ -27,7 +27,7 @@ class Growth:
     """
 
     def __init__(self, size: Array, t0: float, span: float, atol: Any) -> None:
-        self.start = max(float(size.max()), float(np.max(atol)) if np.ndim(atol) == 0 else 0.0)
+        self.start = max(float(size.max()), atol if isinstance(atol, float) else 0.0)
         self.t0, self.span = t0, span
         self.watch = math.inf
         self.records: list[tuple[float, float]] = []

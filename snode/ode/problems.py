@@ -437,7 +437,7 @@ def _continuous_control(
     if rtol is None:
         rtol = 1e-6 if own[0] is None else own[0]
     if atol is None:
-        atol = 1e-9 if own[1] is None else float(np.min(own[1])) if np.ndim(own[1]) == 0 else 1e-9
+        atol = own[1] if isinstance(own[1], float) and own[1] > 0 else 1e-9
     return StepControl(rtol, atol)
 
 
