@@ -110,7 +110,7 @@ def ode45(
     >>> sol.x_T.round(6) + 0.0
     array([-1.,  0.])
     >>> sol = snode.ode45(lambda t, x: x**2, (0, 2), [1.0], raise_on_failure=False)
-    >>> sol.status, round(sol.t[-1], 3)
+    >>> sol.status, round(float(sol.t[-1]), 3)
     (Status.BLOW_UP, 1.0)
     """
     control = StepControl(rtol, atol, first_step, max_step, max_steps)
