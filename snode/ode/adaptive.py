@@ -170,7 +170,7 @@ class _Run:
     def go(self, stops: Sequence[float], jumps: Sequence[float]) -> None:
         """Integrate from stop to stop."""
         low, high = min(self.t0, self.t1), max(self.t0, self.t1)
-        self.jumps = frozenset(s for s in jumps if low <= s <= high)
+        self.jumps = frozenset(float(s) for s in jumps if low <= s <= high)
         self._evaluate_until(self.t0, None)
         if self.events is not None:
             self.events.start(self.t0, self.x0)
@@ -221,7 +221,8 @@ class _Run:
         """Return the end of the next step: `stop` itself, never nearly, and no sliver before it."""
         self.h = min(self.h, self.control.max_step)
         left = abs(stop - self.t)
-        if self.h >= left or (self.h * 1.01 >= left and left <= self.control.max_step):
+        longest = self.control.max_step * (1 + 1e-12)  # a whole number of steps, up to rounding
+        if self.h >= left or (self.h * 1.01 >= left and left <= longest):
             return stop
         return self.t + self.sign * (self.h if 2 * self.h <= left else left / 2)
 
@@ -298,7 +299,9 @@ class _Run:
             return min(self.control.first_step, span)
         scale = self.atol + self.control.rtol * self.size
         d0, d1 = _norm(x, scale), _norm(f0, scale)
-        h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        is_small = d0 < 1e-5 or d1 < 1e-5
+        h0 = 1e-6 * min(span, 1.0) if is_small else 0.01 * d0 / d1
+        unit = 1.0 if is_small else min(100 * h0, 1.0)  # of time, not longer than that of x
         if not 0 < h0 < math.inf:  # a weight is 0, or a norm overflows
             return min(1e-6 * span, self.control.max_step)
         h0 = min(h0, span)
@@ -307,11 +310,11 @@ class _Run:
         f1 = self.rhs(t if limits is None else limits.clip(t), x + self.sign * h0 * f0)
         self.rhs.linearizations[:] = kept
         d2 = _norm(f1 - f0, scale) / h0
-        largest = max(d1, d2)
+        largest = max(d1 * unit, d2 * unit**2)
         if not math.isfinite(largest):
             return h0
         p = self.order - 1
-        h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (p + 1))
+        h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else unit * (0.01 / largest) ** (1 / (p + 1))
         return min(100 * h0, h1, span, self.control.max_step)
 
     # --- keeping --------------------------------------------------------------------------------

@@ -55,8 +55,9 @@ def continuous_tangent(
 
     size = float(abs(dx0).max()) + abs(t1 - t0) * float(abs(f(t0, dx0)).max())
     tangent = solve_adaptive(
-        f, METHOD, t0, t1, dx0, _scaled(control, size), jumps=tuple(steps.jumps), t_eval=steps.t
-    )
+        f, METHOD, t0, t1, dx0, _scaled(control, size),
+        stops=_nodes(sol.field), jumps=tuple(steps.jumps), t_eval=steps.t,
+    )  # fmt: skip
     if not tangent.success:
         raise IntegrationError(tangent)
     xi = tangent.x
