@@ -53,8 +53,9 @@ class Growth:
             if rate > before * (largest / size) ** 0.05:
                 return f"the solution blows up at about t={t:.10g}"
         remaining = self.span - abs(t - self.t0)
-        if rate * remaining > 2 * OVERFLOW and (largest > LARGEST or not small):
-            end = t + math.copysign((OVERFLOW - math.log(largest)) / rate, 1.0)
+        left = OVERFLOW - math.log(largest)
+        if rate * remaining > 2 * left and (largest > LARGEST or not small):
+            end = t + math.copysign(left / rate, t - self.t0)
             return f"the solution grows like exp({rate:.2g} t) and overflows at about t={end:.6g}"
         return None
 
