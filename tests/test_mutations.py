@@ -33,8 +33,8 @@ MUTATIONS = [
     Mutation(
         "wrong sign in the adjoint recursion",
         "ode/adjoint.py",
-        "pulls.sum(axis=0)",
-        "pulls[s] - pulls[:s].sum(axis=0)",
+        "ones.dot(flat)",
+        "(2 * pulls[s] - pulls.sum(axis=0))",
         "ode/test_three_problems.py::test_dot_test",
     ),
     Mutation(
@@ -68,8 +68,8 @@ MUTATIONS = [
     Mutation(
         "slope of tanh is 1 - s instead of 1 - s^2",
         "fields/activations.py",
-        "1 - s * s",
-        "1 - s",
+        "slope = s * s",
+        "slope = s + 0",
         "fields/test_activations.py::test_slope_is_the_central_difference",
     ),
     Mutation(

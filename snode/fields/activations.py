@@ -38,6 +38,8 @@ class Activation:
         Parameters of the family, e.g. ``{"alpha": 0.2}``.
     kernel : str, optional
         Name of the fused CPU kernel that computes exactly this function; built-in entries only.
+    from_value : callable, optional
+        sigma' as a function of sigma(a), where that is cheaper; built-in entries only.
     """
 
     name: str
@@ -47,10 +49,16 @@ class Activation:
     kinks: tuple[float, ...] = ()
     params: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     kernel: str | None = field(default=None, init=False, repr=False)
+    from_value: Function | None = field(default=None, init=False, repr=False)
 
     def __call__(self, a: Array) -> Array:
         """Return sigma(a)."""
         return self.value(a)
+
+    def both(self, a: Array) -> tuple[Array, Array]:
+        """Return sigma(a) and sigma'(a)."""
+        s = self.value(a)
+        return s, self.slope(a) if self.from_value is None else self.from_value(s)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -78,14 +86,19 @@ def _with_kernel(kernel: str, entry: Activation) -> Activation:
 
 
 def _tanh() -> Activation:
-    def slope(a: Array) -> Array:
-        s = array_namespace(a).tanh(a)
-        return 1 - s * s
-
     def value(a: Array) -> Array:
         return array_namespace(a).tanh(a)
 
-    return _with_kernel("tanh", Activation("tanh", value, slope, (0.0, 1.0)))
+    def from_value(s: Array) -> Array:
+        slope = s * s
+        return array_namespace(s).subtract(1, slope, out=slope)
+
+    def slope(a: Array) -> Array:
+        return from_value(value(a))
+
+    entry = Activation("tanh", value, slope, (0.0, 1.0))
+    object.__setattr__(entry, "from_value", from_value)
+    return _with_kernel("tanh", entry)
 
 
 def _logistic(a: Array) -> Array:

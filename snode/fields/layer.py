@@ -220,9 +220,8 @@ class StandaloneField:
     def linearize(self, t: float, x: Array) -> tuple[Array, LayerLinearization]:
         """Return f(t, x) and its linearisation, which remembers sigma'(W x + b)."""
         W, b = self._at(t)
-        a = W @ x + b[:, None]
-        slope = self._activation.slope(a)
-        return self._activation.value(a), LayerLinearization(self, t, W, x, slope)
+        value, slope = self._activation.both(W @ x + b[:, None])
+        return value, LayerLinearization(self, t, W, x, slope)
 
     # --- what it is -----------------------------------------------------------------------------
 

@@ -232,17 +232,20 @@ class MLPField:
     def __call__(self, t: float, x: Array) -> Array:
         """Return f(t, x), shape (n, m)."""
         for W, b, sigma in self._layers(t):
-            x = sigma.value(W @ x + b)
+            a = W @ x
+            a += b
+            x = sigma.value(a)
         return x
 
     def linearize(self, t: float, x: Array) -> tuple[Array, MLPLinearization]:
         """Return f(t, x) and its linearisation: the input and the slope of every layer."""
         inputs, slopes = [], []
         for W, b, sigma in self._layers(t):
-            a = W @ x + b
+            a = W @ x
+            a += b
             inputs.append(x)
-            slopes.append(sigma.slope(a))
-            x = sigma.value(a)
+            x, slope = sigma.both(a)
+            slopes.append(slope)
         return x, MLPLinearization(self, float(t), inputs, slopes)
 
     # --- what it is -----------------------------------------------------------------------------

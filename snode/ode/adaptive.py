@@ -144,6 +144,7 @@ class _Run:
         self.order = ADAPTIVE[method].embedded_order + 1
         self.h = 0.0
         self.error_before = 1e-4
+        self.alpha, self.beta = (1 - 0.75 * PI_BETA) / self.order, PI_BETA / self.order
         self.pace, self.done_paced, self.rejected_paced, self.t_paced = 0.0, 0, 0, t0
         self.limits: Limits | None = None
         self.n_accepted = self.n_rejected = 0
@@ -206,7 +207,7 @@ class _Run:
             x_new = self.stages.advance(self.t, t_new, self.x, limits)
             self.stages.last(t_new, x_new, limits)
             size = abs(x_new)
-            error = self._error(h, size)
+            error = self._error(size)
             if not error <= 1.0:
                 rejected = True
                 self._reject(h, x_new, error, limits)
@@ -227,16 +228,16 @@ class _Run:
         return self.t + self.sign * (self.h if 2 * self.h <= left else left / 2)
 
     def _smallest(self) -> float:
-        return 10 * abs(math.nextafter(self.t, self.sign * math.inf) - self.t)
+        return 10 * math.ulp(self.t)
 
-    def _error(self, h: float, size: Array) -> float:
+    def _error(self, size: Array) -> float:
         """Return the weighted error of the step: largest root mean square of a sample."""
-        r = self.stages.error(h)
+        r = self.stages.error()
         scale = self._larger(self.size, size)
         scale *= self.rtol
         scale += self.atol
-        if size.ndim == 1:
-            r /= scale
+        if len(r) == len(size):  # one sample
+            r /= scale.reshape(-1)
             value = math.sqrt(float(r.dot(r)) / len(r))
         else:
             r = r.reshape(size.shape) / scale
@@ -270,8 +271,7 @@ class _Run:
     ) -> bool:  # fmt: skip
         """Move on; False if the run ended here."""
         x_old, t_old = self.x, self.t
-        alpha, beta = (1 - 0.75 * PI_BETA) / self.order, PI_BETA / self.order
-        factor = SAFETY * max(error, 1e-10) ** -alpha * self.error_before**beta
+        factor = SAFETY * max(error, 1e-10) ** -self.alpha * self.error_before**self.beta
         factor = min(1.0 if rejected else FASTEST, max(SLOWEST, factor))
         grown = abs(h) * factor
         # a step cut short by a stop says little about the next one

@@ -32,12 +32,15 @@ def rk_adjoint(replay: Replay, lam_T: Array, partials: dict[str, Array]) -> Iter
     rows = xp.asarray(transpose.astype(lam_T.dtype))
     pulls = xp.empty((s + 1, *lam_T.shape), dtype=lam_T.dtype)
     flat = pulls.reshape(s + 1, -1)
+    # times h the rows are made once a step, and seen through views made once
+    scaled, ones = xp.empty_like(rows), xp.ones(s + 1, dtype=lam_T.dtype)
+    stages = [(i, scaled[i, i + 1 :], flat[i + 1 :]) for i in range(s - 1, -1, -1)]
     pulls[s] = lam_T
     for n, lins in replay.backwards():
-        hr = float(steps.t[n + 1] - steps.t[n]) * rows
-        for i in range(s - 1, -1, -1):
-            g = hr[i, i + 1 :].dot(flat[i + 1 :]).reshape(lam_T.shape)
+        xp.multiply(rows, float(steps.t[n + 1] - steps.t[n]), out=scaled)
+        for i, row, later in stages:
+            g = row.dot(later).reshape(lam_T.shape)
             pulls[i] = lins[i].vjp(g, into=partials)[0]
-        lam = pulls.sum(axis=0)
+        lam = ones.dot(flat).reshape(lam_T.shape)
         pulls[s] = lam
         yield lam

@@ -109,9 +109,12 @@ class Stages:
         self.rhs, self.tableau, self.shape = rhs, tableau, x0.shape
         self.active, self.count = tableau.active_stages, tableau.stages
         self.c = numbers.c
-        self.a = xp.asarray(numbers.a.astype(x0.dtype))
-        self.b = xp.asarray(numbers.b[: self.active].astype(x0.dtype))
-        self.e = xp.asarray(numbers.e.astype(x0.dtype))
+        # rows: a, b, e; times h they are made once a step, and seen through views made once
+        e = numbers.e if len(numbers.e) else np.zeros(self.count)
+        self._weights = xp.asarray(np.vstack([numbers.a, numbers.b, e]).astype(x0.dtype))
+        self._scaled, self._multiply = xp.empty_like(self._weights), xp.multiply
+        self._rows = [self._scaled[i, :i] for i in range(self.count)]
+        self._b, self._e = self._scaled[self.count, : self.active], self._scaled[-1]
         self.dense = xp.asarray(numbers.dense.T.astype(x0.dtype))
         self.K = xp.zeros((self.count, *x0.shape), dtype=x0.dtype)
         self.flat = self.K.reshape(self.count, -1)
@@ -128,36 +131,37 @@ class Stages:
     def advance(self, t: float, t_new: float, x: Array, limits: Limits | None) -> Array:
         """Evaluate the stages after the first that x(t_new) depends on, and return x(t_new)."""
         h, shape, K, c = t_new - t, self.shape, self.K, self.c
-        f, before, xf = self.rhs.evaluate, self._before, x.reshape(-1)
-        ha = h * self.a
+        f, before, rows, is_flat = self.rhs.evaluate, self._before, self._rows, x.ndim == 1
+        xf = x if is_flat else x.reshape(-1)
+        self._multiply(self._weights, h, out=self._scaled)
         for i in range(1, self.active):
-            y = ha[i, :i].dot(before[i])
+            y = rows[i].dot(before[i])
             y += xf
             ti = t_new if c[i] == 1.0 else t + c[i] * h
             if limits is not None:
                 ti = limits.clip(ti)
-            K[i] = f(ti, y.reshape(shape))
+            K[i] = f(ti, y if is_flat else y.reshape(shape))
         self.rhs.nfev += self.active - 1
-        y = (h * self.b).dot(before[self.active])
+        y = self._b.dot(before[self.active])
         y += xf
-        return y.reshape(shape)
+        return y if is_flat else y.reshape(shape)
 
     def last(self, t: float, x: Array, limits: Limits | None) -> None:
         """Evaluate the stage at the new point, for methods whose error estimate has it."""
         if self.count > self.active:
             self.K[-1] = self.rhs(t if limits is None else limits.clip(t), x)
 
-    def error(self, h: float) -> Array:
-        """Return the estimate of the error of the step, flat."""
-        return (h * self.e).dot(self.flat)
+    def error(self) -> Array:
+        """Return the estimate of the error of the last `advance`, flat."""
+        return self._e.dot(self.flat)
 
     def unseen_are_finite(self) -> bool:
         """True if the stages that neither x(t_new) nor the error weigh are finite."""
         # a cheap look first; it can overflow on finite numbers
-        return all(
-            isfinite(float(row.dot(row))) or bool(array_namespace(row).isfinite(row).all())
-            for row in self._unseen
-        )
+        for row in self._unseen:
+            if not (isfinite(row.dot(row)) or bool(array_namespace(row).isfinite(row).all())):
+                return False
+        return True
 
     def are_finite(self) -> bool:
         """True if all stages are finite."""
