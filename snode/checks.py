@@ -18,6 +18,7 @@ import numpy as np
 from snode.backend import Array, array_namespace, is_array
 from snode.fields.base import has_readout, outputs, outputs_jvp, outputs_vjp
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
+from snode.results import IntegrationError
 
 __all__ = ["CheckReport", "CheckRow", "check", "dot_test", "observed_order", "taylor_test"]
 
@@ -363,6 +364,9 @@ class _Tester:
         rows += [self.jvp_row(name, name) for name in names]
         rows.append(self.vjp_row("x", None))
         rows += [self.vjp_row(name, name) for name in names]
+        failure = self.unsolved_row()
+        if failure is not None:
+            return [*rows, failure]
         rows += [self.duality_row(), self.gradient_row("x0", [])]
         rows += [self.gradient_row(name, [name]) for name in names]
         return rows + (self.readout_rows() if has_readout(self.field) else [])
@@ -427,6 +431,14 @@ class _Tester:
         ]  # fmt: skip
 
     # --- the three problems ---------------------------------------------------------------------
+
+    def unsolved_row(self) -> CheckRow | None:
+        try:
+            solve_direct(self.field, self.random(self.field.n, self.m), t=self.t, keep="last")
+        except IntegrationError as error:
+            return CheckRow("the direct problem is solved by Euler", math.nan, "finite", False,
+                            f"{error}; pass t=, a finer or shorter grid")  # fmt: skip
+        return None
 
     def duality_row(self) -> CheckRow:
         x0, dx0, lam = (self.random(self.field.n, self.m) for _ in range(3))

@@ -81,7 +81,8 @@ class OdeSolution:
     linearizations : tuple of tuple or None
         One tuple per step, with one entry per stage, for ``keep="all"``.
     t_events, x_events : tuple of array or None
-        Depths (k,) and states (k, n, m) of the zeros of each event function.
+        Depths (k,) and states (k, n, m) of the zeros of each event function; with
+        ``batch="independent"`` in `columns`.
     columns : tuple of OdeSolution or None
         The solutions of the single samples, with ``batch="independent"``.
     """
@@ -136,17 +137,21 @@ class OdeSolution:
     def __repr__(self) -> str:
         n, *m = self.x_T.shape
         kept = ["last state" if self.x is None else "trajectory"]
+        if self.columns is not None:
+            kept = ["independent samples"]
         if self.linearizations is not None:
             kept.append("linearisations")
         if self.steps is not None and self.steps.checkpoints is not None:
             kept.append(f"{len(self.steps.checkpoints)} checkpoints")
         if self.steps is not None and self.steps.dense is not None:
             kept.append("dense output")
-        end = self.columns[0].steps.t[-1] if self.columns else self.t[-1]
+        ends = [sol.steps.t[-1] if sol.steps is not None else self.t[-1]
+                for sol in self.columns or (self,)]  # fmt: skip
+        end = f"{min(ends):g}" + (f"..{max(ends):g}" if max(ends) > min(ends) else "")
         rejected = f" ({self.n_rejected} rejected)" if self.n_rejected else ""
         size = f"n={n}" + "".join(f", m={size}" for size in m)
         return (
-            f"OdeSolution({self.method}, {self.n_accepted} steps{rejected} to T={end:g}, "
+            f"OdeSolution({self.method}, {self.n_accepted} steps{rejected} to T={end}, "
             f"{size}, {' and '.join(kept)}, {self.status.name})"
         )
 

@@ -159,8 +159,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="40 cells (the default)")
     group.add_argument("--full", action="store_true", help="400 cells")
-    parser.add_argument("--out", type=Path, default=Path("adjoint_by_hand_one_neuron.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("adjoint_by_hand_one_neuron.png"), help="figure to write"
+    )
     args = parser.parse_args()
+    args.out = args.out.with_suffix(args.out.suffix or ".png")
     numbers = run(quick=not args.full)
     plot(numbers).savefig(args.out, dpi=110)
     for name, difference in numbers["difference"].items():

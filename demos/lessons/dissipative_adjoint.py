@@ -153,8 +153,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="seven values of k (the default)")
     group.add_argument("--full", action="store_true", help="more values of k")
-    parser.add_argument("--out", type=Path, default=Path("dissipative_adjoint.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("dissipative_adjoint.png"), help="figure to write"
+    )
     args = parser.parse_args()
+    args.out = args.out.with_suffix(args.out.suffix or ".png")
     numbers = run(quick=not args.full)
     plot(numbers).savefig(args.out, dpi=110)
     print("relative error of dL/dk, and evaluations backward/forward")

@@ -120,8 +120,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="up to 2048 steps (the default)")
     group.add_argument("--full", action="store_true", help="up to 8192 steps: rounding is seen")
-    parser.add_argument("--out", type=Path, default=Path("order_of_convergence.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("order_of_convergence.png"), help="figure to write"
+    )
     args = parser.parse_args()
+    args.out = args.out.with_suffix(args.out.suffix or ".png")
     numbers = run(quick=not args.full)
     plot(numbers).savefig(args.out, dpi=110)
     for name, row in numbers["fixed"].items():

@@ -107,8 +107,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="a coarse picture (the default)")
     group.add_argument("--full", action="store_true", help="smooth curves")
-    parser.add_argument("--out", type=Path, default=Path("stability_regions.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("stability_regions.png"), help="figure to write"
+    )
     args = parser.parse_args()
+    args.out = args.out.with_suffix(args.out.suffix or ".png")
     numbers = run(quick=not args.full)
     plot(numbers).savefig(args.out, dpi=110)
     print(f"{'method':17s}  real limit   |x| after {N_STEPS} steps inside / outside")

@@ -153,8 +153,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="mu = 5 (the default)")
     group.add_argument("--full", action="store_true", help="mu = 50, half a minute")
-    parser.add_argument("--out", type=Path, default=Path("step_control_van_der_pol.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("step_control_van_der_pol.png"), help="figure to write"
+    )
     args = parser.parse_args()
+    args.out = args.out.with_suffix(args.out.suffix or ".png")
     numbers = run(quick=not args.full)
     plot(numbers).savefig(args.out, dpi=110)
     h = numbers["h"]

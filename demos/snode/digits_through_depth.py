@@ -109,8 +109,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="a few seconds (the default)")
     group.add_argument("--full", action="store_true", help="the figure of the README, a minute")
-    parser.add_argument("--out", type=Path, default=Path("digits_through_depth.png"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("digits_through_depth.png"), help="figure to write"
+    )
     args = parser.parse_args()
+    args.out = args.out.with_suffix(args.out.suffix or ".png")
     numbers = run(quick=not args.full)
     plot(numbers).savefig(args.out, dpi=110)
     print(f"test accuracy {numbers['evaluations']['test_accuracy'][-1]:.4f}; wrote {args.out}")

@@ -37,8 +37,8 @@ class MLPField:
         Whether the depth t is a further input, the last column of ``W1``. Without it the field is
         autonomous.
     output_activation : str or Activation, optional
-        sigma_out, after the last layer. Usually the identity; with that of the hidden layers,
-        every layer is activated.
+        sigma_out, after the last layer. Usually the identity; with "same", that of the hidden
+        layers, every layer is activated.
     T : float, optional
         Length of the depth interval [0, T].
     n_layers : int, optional
@@ -171,7 +171,12 @@ class MLPField:
         if int(n_layers) != n_layers or n_layers < 1:
             raise ValueError(f"n_layers must be a positive integer; got {n_layers!r}")
         self._activation = get_activation(activation)
-        self._output_activation = get_activation(output_activation)
+        if output_activation == "same":
+            output_activation = self._activation
+        try:
+            self._output_activation = get_activation(output_activation)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"output_{error}; or 'same'") from None
         self._time, self._T = time, float(T)
         self._grid = np.linspace(0.0, self._T, int(n_layers) + 1)
         self._grid.flags.writeable = False

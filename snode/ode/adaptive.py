@@ -28,7 +28,14 @@ from snode.backend import Array, array_namespace, to_host
 from snode.ode.arguments import as_tolerance
 from snode.ode.dense import DenseOutput, evaluate
 from snode.ode.events import EventFinder
-from snode.ode.failures import SHORT, Growth, growth_law, stiffness_hint
+from snode.ode.failures import (
+    PATIENCE,
+    SHORT,
+    SHORT_ENOUGH,
+    Growth,
+    growth_law,
+    stiffness_hint,
+)
 from snode.ode.fixed import describe_component, thinned
 from snode.ode.stages import Limits, Rhs, Stages, Steps
 from snode.ode.tableaus import ADAPTIVE
@@ -89,7 +96,8 @@ class StepControl:
             value = getattr(self, name)
             if value is None and name == "first_step":
                 continue
-            if not isinstance(value, int | float | np.number) or not value > 0:
+            is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not is_number or not value > 0:
                 raise ValueError(f"{name} must be positive; got {value!r}")
         if self.first_step is not None and not math.isfinite(self.first_step):
             raise ValueError(f"first_step must be finite; got {self.first_step!r}")
@@ -146,6 +154,7 @@ class _Run:
         self.error_before = 1e-4
         self.alpha, self.beta = (1 - 0.75 * PI_BETA) / self.order, PI_BETA / self.order
         self.pace, self.done_paced, self.rejected_paced, self.t_paced = 0.0, 0, 0, t0
+        self.hopeless = 0
         self.limits: Limits | None = None
         self.n_accepted = self.n_rejected = 0
         self.size = abs(x0)
@@ -459,14 +468,14 @@ class _Run:
         )
 
     def _fail_max_steps(self, why: str) -> None:
-        blow_up = self._blow_up()
+        blow_up = self._blow_up() or self._overflow()
         if blow_up is not None:
             return self._fail(Status.BLOW_UP, f"{blow_up}; {self._where()}")
         hint = stiffness_hint(self._probe, self.t, self.x, self.h)
         return self._fail(
             Status.MAX_STEPS,
             f"{why} to reach T={self.t1:g}: stopped at t={self.t:.6g} with steps of {self.h:.1e}"
-            f"{hint}; {self._where()}; raise max_steps or the tolerances",
+            f"{hint}; {self._where()}; loosen the tolerances, or raise max_steps (inf: no limit)",
         )
 
     def _probe(self, t: float, x: Array) -> Array:
@@ -476,11 +485,19 @@ class _Run:
 
     def _blow_up(self) -> str | None:
         """Return a sentence if the solution grows beyond all bounds by its own size, else None."""
-        text = self.growth.blow_up(self.t, float(self.size.max()), self._rate())
-        if text is None:
+        found = self.growth.blow_up(self.t, float(self.size.max()), self._rate())
+        if found is None:
             return None
         rate, power = growth_law(self._probe, self.t, self.x, self.sign)
-        return text if rate > 0 and power > 0.9 else None
+        return found[0] if rate > 0 and power > found[1] else None
+
+    def _overflow(self) -> str | None:
+        """Return a sentence if the solution is an exponential that overflows before the end."""
+        rate, power = growth_law(self._probe, self.t, self.x, self.sign)
+        if not (rate > 0 and 0.9 < power < 1.1):
+            return None
+        found = self.growth.overflow(self.t, float(self.size.max()), rate)
+        return None if found is None else found[0]
 
     def _grows_for(self) -> float:
         """Return how far the solution can go if it grows on as it does now; inf without an end."""
@@ -499,7 +516,8 @@ class _Run:
         done = self.n_accepted + self.n_rejected
         if self.h < self.growth.watch:
             self.growth.record(self.h, float(self.size.max()), self._rate())
-            text = self._blow_up() if self.h < SHORT * abs(self.t1 - self.t0) else None
+            short = SHORT if self.rhs.nfev < PATIENCE else SHORT_ENOUGH
+            text = self._blow_up() if self.h < short * abs(self.t1 - self.t0) else None
             if text is not None:
                 self._fail(Status.BLOW_UP, f"{text}; {self._where()}")
                 return False
@@ -512,7 +530,9 @@ class _Run:
         self.done_paced, self.rejected_paced, self.t_paced = done, self.n_rejected, self.t
         needed = abs(self.t1 - self.t) / (self.pace or math.inf)
         allowed = HOPELESS * self.control.max_steps
-        if needed <= allowed or not before / 1.5 < self.pace < 1.5 * before:
+        is_steady = before / 1.5 < self.pace < 1.5 * before
+        self.hopeless = self.hopeless + 1 if needed > allowed and is_steady else 0
+        if self.hopeless < 2:  # two steady windows after the first: it may be a transient
             return True
         is_limited = is_rejected or stiffness_hint(self._probe, self.t, self.x, self.h)
         # next to a blow-up the steps go on shrinking, and it ends by itself

@@ -41,13 +41,19 @@ def as_state(x: Any, name: str) -> Array:
     if x.ndim not in (1, 2) or x.size == 0:
         raise ValueError(
             f"{name} must have shape (n,) or (n, m), one column per sample; got {x.shape}"
+            + (f"; use [{name}] for a single number" if x.ndim == 0 else "")
         )
     check_finite(x, name)
-    return array_namespace(x).ascontiguousarray(x)
+    return array_namespace(x).ascontiguousarray(x).copy()  # the caller may change theirs
 
 
 def check_state(field: Any, x: Array, name: str) -> None:
     """Raise unless `x` is a finite (n, m) array of the field's dtype on the field's device."""
+    if not (hasattr(field, "n") and hasattr(field, "parameters")):
+        raise TypeError(
+            f"field must follow the vector-field contract; got {type(field).__name__}. Wrap a "
+            "plain function in snode.FunctionField, or solve it by snode.ode45"
+        )
     n = field.n
     if not is_array(x):
         raise TypeError(
@@ -95,11 +101,15 @@ def as_grid(t: Any, breakpoints: Iterable[float]) -> Array:
         t = np.asarray(t, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"t must be a grid of numbers: {error}") from None
-    steps = np.diff(t)
+    steps = np.diff(t) if t.ndim == 1 else t
     if t.ndim != 1 or len(t) < 2 or not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError("t must be a strictly monotone grid of at least two depths")
     if not np.isfinite(t).all():
         raise ValueError("t must be finite")
+    try:
+        breakpoints = [float(s) for s in breakpoints]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"breakpoints must be numbers: {error}") from None
     inner = [s for s in breakpoints if t.min() < s < t.max()]
     if inner:
         distance = np.abs(t[:, None] - np.asarray(inner)).min(axis=0)
@@ -131,7 +141,10 @@ def as_tolerance(rtol: Any, atol: Any, x0: Array) -> tuple[float, Any]:
         if rtol == 0 and atol == 0:
             raise ValueError("rtol and atol must not both be 0")
         return float(rtol), float(atol)
-    values = np.asarray(atol, dtype=np.float64)
+    try:
+        values = np.asarray(atol, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"atol must be a number or an array: {error}") from None
     if values.shape != x0.shape[:1] or not (np.isfinite(values) & (values >= 0)).all():
         raise ValueError(
             f"atol must be a number or an array ({x0.shape[0]},), finite and >= 0; got {atol!r}"
@@ -163,6 +176,10 @@ def check_like(a: Array, reference: Array, name: str) -> None:
 def check_parameters(field: Any, theta: Mapping[str, Array] | None, name: str) -> None:
     """Raise unless `theta` names parameters of the field with arrays of their shapes."""
     known = field.parameters
+    if theta is not None and not isinstance(theta, Mapping):
+        raise TypeError(
+            f"{name} must be a mapping from parameter name to array; got {type(theta).__name__}"
+        )
     for key, value in (theta or {}).items():
         if key not in known:
             raise ValueError(f"{name} has an unknown parameter {key!r}; known: {', '.join(known)}")

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array
+from snode.backend import Array, is_array, to_host
 from snode.ode.dense import evaluate
 
 __all__ = ["Event", "EventFinder", "as_events"]
+
+
+LEAVING = 1e-3
+"""Share of a step after which g has left a zero it started from."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Event:
     Parameters
     ----------
     g : callable
-        Returns a number; a zero is found where its sign changes over an accepted step.
+        Returns a number; a zero is found where its sign changes over an accepted step (two zeros
+        within one step are not: limit ``max_step``). A zero at the start itself is no event.
     terminal : bool, optional
         End the integration there.
     direction : int, optional
@@ -88,19 +93,34 @@ class EventFinder:
 
     def start(self, t: float, x: Array) -> None:
         """Evaluate the functions at the start; a zero there is no event."""
-        self.values = [float(event.g(t, x)) for event in self.events]
+        self.values = [self._value(k, t, x) for k in range(len(self.events))]
+
+    def _value(self, k: int, t: float, x: Array) -> float:
+        value = self.events[k].g(t, x)
+        number = to_host(value) if is_array(value) else np.asarray(value)
+        if number.size != 1 or number.dtype.kind not in "fiub":
+            raise ValueError(
+                f"events[{k}] must return one number; got {number.dtype} of shape {number.shape} "
+                f"for a state of shape {x.shape}"
+            )
+        if np.isnan(number).any():
+            raise ValueError(f"events[{k}] must not be NaN; it is at t={t:g}")
+        return float(number.reshape(()))
 
     def look(
         self, t: float, h: float, x: Array, polynomial: Any, t_new: float, x_new: Array
     ) -> Hit | None:
         """Find the zeros in a step, in order; return the first terminal one."""
-        new = [float(event.g(t_new, x_new)) for event in self.events]
+        new = [self._value(k, t_new, x_new) for k in range(len(self.events))]
         zeros = []
         for k, event in enumerate(self.events):
-            before, after = self.values[k], new[k]
+            before, after, start = self.values[k], new[k], 0.0
+            if before == 0:  # leaving a zero: its sign is the one just after
+                start = LEAVING
+                before = self._value(k, t + start * h, evaluate(x, polynomial, start))
             up, down = before < 0 <= after, before > 0 >= after
             if (up and event.direction >= 0) or (down and event.direction <= 0):
-                zeros.append((self._locate(event, t, h, x, polynomial, after), k))
+                zeros.append((self._locate(k, start, t, h, x, polynomial), k))
         self.values = new
         for theta, k in sorted(zeros):
             found_t = t_new if theta == 1.0 else t + theta * h
@@ -111,17 +131,15 @@ class EventFinder:
                 return Hit(found_t, found_x, f"event {k} ended the solution at t={found_t:g}")
         return None
 
-    def _locate(
-        self, event: Event, t: float, h: float, x: Array, polynomial: Any, after: float
-    ) -> float:
+    def _locate(self, k: int, start: float, t: float, h: float, x: Array, polynomial: Any) -> float:
         from scipy.optimize import brentq
 
         def g(theta: float) -> float:
-            return float(event.g(t + theta * h, evaluate(x, polynomial, theta)))
+            return self._value(k, t + theta * h, evaluate(x, polynomial, theta))
 
-        if after == 0 or g(0.0) * g(1.0) >= 0:  # at the end, up to rounding
+        if g(start) * g(1.0) >= 0:  # at the end, up to rounding
             return 1.0
-        return float(brentq(g, 0.0, 1.0, xtol=4e-16, rtol=1e-15))
+        return float(brentq(g, start, 1.0, xtol=4e-16, rtol=1e-15))
 
     def found(self, xp: Any, x0: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Return the depths (k,) and states (k, ...) of each event."""

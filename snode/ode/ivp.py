@@ -10,7 +10,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace
 from snode.ode.adaptive import MAX_STEPS, OdeState, StepControl, solve_adaptive
-from snode.ode.arguments import as_state, check_choice
+from snode.ode.arguments import as_state, check_choice, check_state
 from snode.ode.events import Event, EventFinder, as_events
 from snode.results import IntegrationError, OdeSolution, Status
 
@@ -70,8 +70,9 @@ def ode45(
         ``terminal`` and ``direction`` are understood.
     batch : {"shared", "independent"}, optional
         With "shared" all samples take the steps of the most difficult one. With "independent"
-        every column is solved by itself: it meets its own tolerance with its own steps, and is
-        bit-identical alone, in any batch and in any order.
+        every column is solved by itself, as a state (n, 1): it meets its own tolerance with its
+        own steps, and is bit-identical alone, in any batch and in any order. The result then has
+        the two ends (or `t_eval`); ``sol.columns`` holds the solutions.
     raise_on_failure : bool, optional
         Raise `IntegrationError` on a failure; else return what was computed, with its status.
     callback : callable, optional
@@ -170,7 +171,11 @@ def _solve(
     check_choice("batch", batch, BATCH)
     if not callable(f):
         raise TypeError(f"f must be callable, f(t, x); got {type(f).__name__}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable; got {type(callback).__name__}")
     x0 = as_state(x0, "x0")
+    if hasattr(f, "linearize") and hasattr(f, "parameters"):
+        check_state(f, x0, "x0")
     t0, t1, t_eval = _as_interval(t_span, t_eval)
     jumps = _as_depths(breakpoints, "breakpoints")
     watched = as_events(events)
@@ -197,22 +202,29 @@ def join_columns(
     f: Any, method: str, x0: Array, columns: tuple[OdeSolution, ...],
     t0: float, t1: float, t_eval: Array | None = None,
 ) -> OdeSolution:  # fmt: skip
-    """Return one solution made of those of the columns: at `t_eval`, or at the two ends."""
+    """Return one solution made of those of the columns: at `t_eval`, or at the two ends.
+
+    The last depth is NaN if the columns did not all reach t1.
+    """
     xp = array_namespace(x0)
     x_T = xp.stack([column.x_T.reshape(-1) for column in columns], axis=-1)
     worst = next((c for c in columns if not c.success), None)
     worst = worst or next((c for c in columns if c.status is not Status.SUCCESS), columns[0])
     j = columns.index(worst)
-    on_t_eval = [c.x for c in columns if t_eval is not None and len(c.t) == len(t_eval)]
-    if t_eval is not None and len(on_t_eval) == len(columns):
-        t = t_eval
-        x = xp.concatenate(on_t_eval, axis=-1)
+    if t_eval is not None:
+        t, x = t_eval, xp.full((len(t_eval), *x0.shape), np.nan, dtype=x0.dtype)
+        for k, column in enumerate(columns):  # NaN beyond the end of a column
+            x[: len(column.t), :, k : k + 1] = column.x
+    elif t0 == t1:
+        t, x = np.array([t0]), x0[None].copy()
     else:
-        t = np.array([t0, t1]) if t0 != t1 else np.array([t0])
-        x = xp.stack([x0, x_T]) if t0 != t1 else x0[None].copy()
+        reached = all(c.steps.t[-1] == t1 for c in columns)
+        t, x = np.array([t0, t1 if reached else np.nan]), xp.stack([x0, x_T])
     message = worst.message
     if worst.status is not Status.SUCCESS:
-        message = f"sample {j}: {message}"
+        count = sum(c.status is not Status.SUCCESS for c in columns)
+        message = f"sample {j}: {message.replace(' of sample 0', '')}"
+        message += f" (and {count - 1} more samples)" if count > 1 else ""
     return OdeSolution(
         t, x, x_T, worst.status, message, sum(c.nfev for c in columns), method, f,
         n_accepted=sum(c.n_accepted for c in columns),
@@ -235,7 +247,8 @@ def _as_interval(t_span: Any, t_eval: Any) -> tuple[float, float, Array | None]:
     depths = _as_depths(t_eval, "t_eval")
     sign = 1.0 if t1 >= t0 else -1.0
     if len(depths) == 0 or (sign * np.diff(depths) < 0).any():
-        raise ValueError("t_eval must be a list of depths in the order of t_span")
+        name = "t_span" if depths is span or np.array_equal(depths, span) else "t_eval"
+        raise ValueError(f"{name} must be a list of depths in the order of t_span")
     if sign * (depths[0] - t0) < 0 or sign * (depths[-1] - t1) > 0:
         raise ValueError(f"t_eval must lie in t_span ({t0:g}, {t1:g})")
     return t0, t1, depths

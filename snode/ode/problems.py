@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from snode.ode.arguments import (
     check_state,
 )
 from snode.ode.continuous import continuous_adjoint, continuous_tangent
-from snode.ode.fixed import solve_fixed
+from snode.ode.fixed import solve_fixed, thinned
 from snode.ode.ivp import BATCH, join_columns
 from snode.ode.replay import Replay, check_differentiable
 from snode.ode.tableaus import ADAPTIVE, TABLEAUS
@@ -130,11 +130,7 @@ def solve_direct(
     if method in ADAPTIVE:
         sol = _solve_adaptive(field, x0, method, t, control, batch, keep, dense_output, checkpoints)
     else:
-        if control != StepControl() or batch != "shared":
-            raise ValueError(
-                "rtol, atol, first_step, max_step, max_steps and batch are for the methods with "
-                f"step control, {', '.join(ADAPTIVE)}; {method} steps on the grid"
-            )
+        _check_control(method, control, batch)
         sol = solve_fixed(
             field, TABLEAUS[method], check_grid(field, t), x0, field.breakpoints,
             keep=keep, dense=dense_output, checkpoints=checkpoints,
@@ -142,6 +138,16 @@ def solve_direct(
     if raise_on_failure and not sol.success:
         raise IntegrationError(sol)
     return sol
+
+
+def _check_control(method: str, control: StepControl, batch: str = "shared") -> None:
+    """Raise if a method that steps on the grid is given options of step control."""
+    is_default = isinstance(control.atol, float | int) and control == StepControl()
+    if method not in ADAPTIVE and not (is_default and batch == "shared"):
+        raise ValueError(
+            "rtol, atol, first_step, max_step, max_steps and batch are for the methods with "
+            f"step control, {', '.join(ADAPTIVE)}; {method} steps on the grid"
+        )
 
 
 def _solve_adaptive(
@@ -212,7 +218,7 @@ def solve_sensitivity(
         along the dense output of `sol`; exact up to both tolerances.
     rtol, atol : float, optional
         For "continuous": tolerances, `atol` relative to the size of the perturbation; default
-        those of `sol`, or 1e-6 and 1e-9 for fixed steps.
+        those of `sol` (1e-9 for an array), or 1e-6 and 1e-9 for fixed steps.
 
     Returns
     -------
@@ -239,12 +245,15 @@ def solve_sensitivity(
     (11, 3, 5)
     """
     check_choice("mode", mode, MODES)
+    _check_solution(sol)
     check_differentiable(sol.field)
     xp = array_namespace(sol.x_T)
     if dx0 is None:
         dx0 = xp.zeros_like(sol.x_T)
     check_like(dx0, sol.x_T, "dx0")
     check_parameters(sol.field, dtheta, "dtheta")
+    if not (isinstance(dT, int | float | np.number) and isfinite(dT)):
+        raise ValueError(f"dT must be a finite number; got {dT!r}")
     control = _continuous_control(sol, mode, rtol, atol)
     if sol.columns is not None:
         parts = [
@@ -253,6 +262,11 @@ def solve_sensitivity(
         ]
         return xp.concatenate([xp.stack([part[0], part[-1]]) for part in parts], axis=-1)
     return _sensitivity(sol, dx0, dtheta, dT, control)
+
+
+def _check_solution(sol: Any) -> None:
+    if not isinstance(sol, OdeSolution):
+        raise TypeError(f"sol must be an OdeSolution of solve_direct; got {type(sol).__name__}")
 
 
 def _sensitivity(
@@ -328,6 +342,7 @@ def solve_adjoint(
     AdjointSolution(lam (11, 3, 5), partials: W (10, 3, 3), b (10, 3))
     """
     check_choice("mode", mode, MODES)
+    _check_solution(sol)
     check_differentiable(sol.field)
     check_like(lam_T, sol.x_T, "lam_T")
     xp = array_namespace(lam_T)
@@ -435,7 +450,8 @@ def _continuous_control(
     first = sol if sol.columns is None else sol.columns[0]
     own = (None, None) if first.steps is None else (first.steps.rtol, first.steps.atol)
     if rtol is None:
-        rtol = 1e-6 if own[0] is None else own[0]
+        smallest = 20 * float(np.finfo(sol.x_T.dtype).eps)
+        rtol = max(1e-6 if own[0] is None else own[0], smallest)
     if atol is None:
         atol = own[1] if isinstance(own[1], float) and own[1] > 0 else 1e-9
     return StepControl(rtol, atol)
@@ -474,6 +490,10 @@ class Solver:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, (*TABLEAUS, *ADAPTIVE))
+        control = StepControl(self.rtol, self.atol, None, self.max_step, self.max_steps)
+        control.check(np.zeros(1))
+        _check_control(self.method, control)
+        thinned(self.checkpoints, np.zeros(1), TABLEAUS["euler"])
 
     def solve(
         self, field: Any, x0: Array, *, keep: str = "all", raise_on_failure: bool = True

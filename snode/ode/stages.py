@@ -16,6 +16,9 @@ from snode.ode.tableaus import ButcherTableau
 __all__ = ["Checkpoint", "Limits", "Rhs", "Stages", "Steps"]
 
 
+FLOAT = np.dtype("float64")
+
+
 class Rhs:
     """A right-hand side that counts its evaluations and, if asked, keeps its linearisations.
 
@@ -45,10 +48,18 @@ class Rhs:
     def __call__(self, t: float, x: Array) -> Array:
         """Return f(t, x)."""
         self.nfev += 1
-        return self.evaluate(t, x)
+        value = self.evaluate(t, x)
+        if value is None or getattr(value, "dtype", FLOAT).kind == "c":
+            found = "None" if value is None else value.dtype
+            raise ValueError(f"f must return real numbers; got {found} at t={t:g}")
+        return value
 
     def _first(self, t: float, x: Array) -> Array:
+        before = x.copy()
         value = self._checked(self._f(t, x))  # the first value only
+        if not bool((x == before).all()):
+            x[...] = before
+            raise ValueError("f must not change x in place: return a new array")
         self.evaluate = self._f
         return value
 
@@ -64,7 +75,10 @@ class Rhs:
 
     def _checked(self, value: Any) -> Array:
         shape = self._x0.shape
-        host = value if is_array(value) else np.asarray(value)
+        try:
+            host = value if is_array(value) else np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"f must return shape {shape}, that of the state: {error}") from None
         if host.dtype.kind not in "fiu":
             raise ValueError(f"f must return real numbers; got {host.dtype}")
         if host.shape != shape and not (host.size == 1 and np.prod(shape) == 1):

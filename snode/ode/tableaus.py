@@ -31,7 +31,7 @@ def _row(text: str) -> Row:
     return tuple(Fraction(word) for word in text.split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ButcherTableau:
     r"""Coefficients of an explicit Runge-Kutta method.
 
@@ -148,6 +148,10 @@ class ButcherTableau:
             below = self._weight(branch)
             weight = [w * _dot(row, below) for w, row in zip(weight, self.a, strict=True)]
         return weight
+
+    def __repr__(self) -> str:
+        order = f"{self.order}({self.embedded_order})" if self.e else f"{self.order}"
+        return f"ButcherTableau({self.name}, order {order}, {self.stages} stages)"
 
     def numbers(self) -> Numbers:
         """Return the coefficients as float64 arrays, made once."""

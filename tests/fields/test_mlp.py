@@ -399,3 +399,16 @@ def test_with_parameters_errors(field):
         field.with_parameters(b3=np.ones(3, np.float32))
     with pytest.raises(TypeError, match="b3 must be"):
         field.with_parameters(b3=[1.0, 2.0, 3.0])
+
+
+def test_same_is_the_activation_of_the_hidden_layers():
+    same = snode.MLPField((2, 5, 2), activation="sigmoid", output_activation="same", rng=0)
+    named = snode.MLPField((2, 5, 2), activation="sigmoid", output_activation="sigmoid", rng=0)
+    assert same.output_activation.spec == named.output_activation.spec
+    x = np.ones((2, 3))
+    assert np.array_equal(same(0.0, x), named(0.0, x))
+
+
+def test_an_unknown_output_activation_is_named():
+    with pytest.raises(ValueError, match=r"output_activation must be one of .*; or 'same'"):
+        snode.MLPField((2, 5, 2), output_activation="some")

@@ -152,12 +152,23 @@ def test_prediction_uses_the_solver():
         ("ode54", ValueError, "method must be one of 'euler'.*'ode45'; got 'ode54'"),
         (None, TypeError, "solver must be the name of a method or a Solver; got None"),
         (3, TypeError, "solver must be"),
-        (Solver("ode45", rtol=-1.0), ValueError, "rtol must be"),
-        (Solver("euler", rtol=1e-6), ValueError, "rtol.* are for the methods with step control"),
-        (Solver("ode45", checkpoints=0), ValueError, "checkpoints must be None, a positive"),
     ],
 )
 def test_wrong_solvers(case, solver, error, message):
     field, x, y = case
     with pytest.raises(error, match=message):
         snode.gradient(field, x, y, COST, solver=solver)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "ode45", "rtol": -1.0}, "rtol must be"),
+        ({"method": "ode45", "max_steps": True}, "max_steps must be positive"),
+        ({"method": "euler", "rtol": 1e-6}, "rtol.* are for the methods with step control"),
+        ({"method": "ode45", "checkpoints": 0}, "checkpoints must be None, a positive"),
+    ],
+)
+def test_a_wrong_option_of_a_solver_is_found_when_it_is_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        Solver(**options)
