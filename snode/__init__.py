@@ -21,7 +21,7 @@ from snode.fields.layer import StandaloneField
 from snode.fields.mlp import MLPField
 from snode.io import Model, load, save
 from snode.matlab import export_mat, import_mat
-from snode.ode.adaptive import OdeState
+from snode.ode.control import OdeState
 from snode.ode.events import Event
 from snode.ode.fixed import euler, heun, rk4
 from snode.ode.ivp import ode23, ode45

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from snode.backend import Array, array_namespace
-from snode.ode.adaptive import StepControl, solve_adaptive
+from snode.ode.adaptive import solve_adaptive
+from snode.ode.control import StepControl
 from snode.ode.tableaus import ADAPTIVE
 from snode.results import IntegrationError, OdeSolution, Status
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace
-from snode.ode.adaptive import MAX_STEPS, OdeState, StepControl, solve_adaptive
+from snode.ode.adaptive import solve_adaptive
 from snode.ode.arguments import as_state, check_choice, check_state
+from snode.ode.control import MAX_STEPS, OdeState, StepControl
 from snode.ode.events import Event, EventFinder, as_events
 from snode.results import IntegrationError, OdeSolution, Status
 

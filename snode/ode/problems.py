@@ -7,14 +7,13 @@ the adjoint take a solution: nothing is integrated again behind the caller's bac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from snode.backend import Array, array_namespace
-from snode.ode.adaptive import MAX_STEPS, StepControl, solve_adaptive
+from snode.ode.adaptive import solve_adaptive
 from snode.ode.adjoint import rk_adjoint
 from snode.ode.arguments import (
     check_choice,
@@ -24,9 +23,11 @@ from snode.ode.arguments import (
     check_state,
 )
 from snode.ode.continuous import continuous_adjoint, continuous_tangent
-from snode.ode.fixed import solve_fixed, thinned
+from snode.ode.control import MAX_STEPS, StepControl, check_control
+from snode.ode.fixed import solve_fixed
 from snode.ode.ivp import BATCH, join_columns
 from snode.ode.replay import Replay, check_differentiable
+from snode.ode.solver import Solver, as_solver
 from snode.ode.tableaus import ADAPTIVE, TABLEAUS
 from snode.ode.tangent import end_time_tangent, rk_tangent
 from snode.results import AdjointSolution, IntegrationError, OdeSolution
@@ -130,7 +131,7 @@ def solve_direct(
     if method in ADAPTIVE:
         sol = _solve_adaptive(field, x0, method, t, control, batch, keep, dense_output, checkpoints)
     else:
-        _check_control(method, control, batch)
+        check_control(method, control, batch)
         sol = solve_fixed(
             field, TABLEAUS[method], check_grid(field, t), x0, field.breakpoints,
             keep=keep, dense=dense_output, checkpoints=checkpoints,
@@ -138,16 +139,6 @@ def solve_direct(
     if raise_on_failure and not sol.success:
         raise IntegrationError(sol)
     return sol
-
-
-def _check_control(method: str, control: StepControl, batch: str = "shared") -> None:
-    """Raise if a method that steps on the grid is given options of step control."""
-    is_default = isinstance(control.atol, float | int) and control == StepControl()
-    if method not in ADAPTIVE and not (is_default and batch == "shared"):
-        raise ValueError(
-            "rtol, atol, first_step, max_step, max_steps and batch are for the methods with "
-            f"step control, {', '.join(ADAPTIVE)}; {method} steps on the grid"
-        )
 
 
 def _solve_adaptive(
@@ -455,62 +446,3 @@ def _continuous_control(
     if atol is None:
         atol = own[1] if isinstance(own[1], float) and own[1] > 0 else 1e-9
     return StepControl(rtol, atol)
-
-
-# --- how to solve, as an option -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Solver:
-    """How the direct problem is solved: an option of `gradient`, `ncg`, `train`, `predict`.
-
-    Parameters
-    ----------
-    method : str, optional
-        As for `solve_direct`.
-    rtol, atol : float, optional
-        Tolerances of "ode23" and "ode45".
-    max_step, max_steps : float, optional
-    checkpoints : int or "auto", optional
-        As for `solve_direct`.
-
-    Examples
-    --------
-    >>> import snode
-    >>> snode.Solver("ode45", rtol=1e-6)
-    Solver(method='ode45', rtol=1e-06, atol=1e-06, max_step=inf, max_steps=10000, checkpoints=None)
-    """
-
-    method: str = "euler"
-    rtol: float = 1e-3
-    atol: float = 1e-6
-    max_step: float = inf
-    max_steps: float = MAX_STEPS
-    checkpoints: int | str | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("method", self.method, (*TABLEAUS, *ADAPTIVE))
-        control = StepControl(self.rtol, self.atol, None, self.max_step, self.max_steps)
-        control.check(np.zeros(1))
-        _check_control(self.method, control)
-        thinned(self.checkpoints, np.zeros(1), TABLEAUS["euler"])
-
-    def solve(
-        self, field: Any, x0: Array, *, keep: str = "all", raise_on_failure: bool = True
-    ) -> OdeSolution:
-        """Solve the direct problem; `checkpoints` only where derivatives are wanted."""
-        return solve_direct(
-            field, x0, method=self.method, rtol=self.rtol, atol=self.atol,
-            max_step=self.max_step, max_steps=self.max_steps, keep=keep,
-            checkpoints=self.checkpoints if keep == "all" else None,
-            raise_on_failure=raise_on_failure,
-        )  # fmt: skip
-
-
-def as_solver(solver: str | Solver) -> Solver:
-    """Return a `Solver` from itself or the name of a method."""
-    if isinstance(solver, str):
-        return Solver(solver)
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be the name of a method or a Solver; got {solver!r}")
-    return solver
