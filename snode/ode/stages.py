@@ -39,11 +39,9 @@ class Rhs:
     def __init__(self, f: Any, x0: Array, *, linearize: bool = False) -> None:
         self.nfev = 0
         self.linearizations: list[Any] = []
-        self._f, self._x0 = f, x0
-        self.evaluate: Callable[[float, Array], Array] = (
-            self._first_linearized if linearize else self._first
-        )
-        self.linearize = linearize
+        self._f = _recorder(f, self.linearizations) if linearize else f
+        self._x0, self.linearize = x0, linearize
+        self.evaluate: Callable[[float, Array], Array] = self._first
 
     def __call__(self, t: float, x: Array) -> Array:
         """Return f(t, x)."""
@@ -60,17 +58,7 @@ class Rhs:
         if not bool((x == before).all()):
             x[...] = before
             raise ValueError("f must not change x in place: return a new array")
-        self.evaluate = self._f
-        return value
-
-    def _first_linearized(self, t: float, x: Array) -> Array:
-        value = self._checked(self._linearized(t, x))
-        self.evaluate = self._linearized
-        return value
-
-    def _linearized(self, t: float, x: Array) -> Array:
-        value, lin = self._f.linearize(t, x)
-        self.linearizations.append(lin)
+        self.evaluate = self._f  # and no longer a method of its own, which would be a cycle
         return value
 
     def _checked(self, value: Any) -> Array:
@@ -84,6 +72,17 @@ class Rhs:
         if host.shape != shape and not (host.size == 1 and np.prod(shape) == 1):
             raise ValueError(f"f must return shape {shape}, that of the state; got {host.shape}")
         return value
+
+
+def _recorder(field: Any, store: list[Any]) -> Callable[[float, Array], Array]:
+    """Return f(t, x) that appends its linearisation to `store`."""
+
+    def evaluate(t: float, x: Array) -> Array:
+        value, lin = field.linearize(t, x)
+        store.append(lin)
+        return value
+
+    return evaluate
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ class Watch:
     """
 
     def __init__(self, run: Any) -> None:
-        self.run = run
+        self.run = weakref.proxy(run)  # a cycle would keep the whole trajectory for a while
         self.span = abs(run.t1 - run.t0)
         self.growth = Growth(run.size, run.t0, self.span, run.control.atol)
         self.pace, self.done, self.rejected, self.t = 0.0, 0, 0, run.t0

@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+import weakref
 from math import ceil
 
 import numpy as np
@@ -262,3 +263,37 @@ def test_the_kept_states_are_copies():
     expected = snode.solve_adjoint(sol, states(seed=1)).lam[0]
     x0 += 1.0
     assert np.array_equal(snode.solve_adjoint(sol, states(seed=1)).lam[0], expected)
+
+
+@pytest.mark.parametrize("options", [{"method": "rk4"}, {"method": "ode45"}, {"checkpoints": 3}])
+def test_a_solution_that_is_dropped_is_freed_at_once(make_field, options):
+    """No reference cycle: large trajectories must not wait for the garbage collector."""
+    field = make_field(3, 20, interpolation="cubic")
+
+    class Marked:
+        def __init__(self, field):
+            self.n, self.parameters, self.breakpoints = field.n, field.parameters, ()
+            self.grid, self.field, self.made = field.grid, field, []
+
+        def __call__(self, t, x):
+            return self.field(t, x)
+
+        def linearize(self, t, x):
+            value, lin = self.field.linearize(t, x)
+            marked = type("Lin", (), {"jvp": lin.jvp, "vjp": lin.vjp})()
+            self.made.append(weakref.ref(marked))
+            return value, marked
+
+    marked = Marked(field)
+    gc.collect()
+    gc.disable()
+    try:
+        sol = snode.solve_direct(marked, np.ones((3, 2)), **options)
+        snode.solve_sensitivity(sol, dx0=np.ones((3, 2)))
+        adjoint = snode.solve_adjoint(sol, np.ones((3, 2)))
+        assert marked.made
+        del sol, adjoint
+        alive = sum(ref() is not None for ref in marked.made)
+    finally:
+        gc.enable()
+    assert alive == 0
