@@ -37,11 +37,14 @@ COLOURS = {"Euler": "#1b1b3a", "ODE45": "#b3446c"}
 STYLES = {"train": "-", "test": "--"}
 
 
-def run(quick: bool = True, rng: Any = 1, n_runs: int | None = None) -> dict[str, Any]:
+def run(
+    quick: bool = True, rng: Any = 1, n_runs: int | None = None, epochs: float | None = None
+) -> dict[str, Any]:
     """Train both ways from the same weights on the same batches, then exchange the solvers."""
     data = snode.datasets.load_mnist()
     n_runs = n_runs or (1 if quick else 3)
-    epochs, every, samples = (0.01, 0.005, 300) if quick else (0.25, 0.025, 2000)
+    epochs = epochs or (0.01 if quick else 0.25)
+    every, samples = (epochs / 2, 300) if quick else (epochs / 10, 2000)
     runs = []
     for seed in np.random.default_rng(rng).integers(2**31, size=n_runs):
         start = snode.StandaloneField.random(
@@ -169,9 +172,10 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("fig02_table01_euler_vs_ode45.png"), help="figure to write"
     )
+    parser.add_argument("--epochs", type=float, help="length of each training run")
     args = parser.parse_args()
     args.out = args.out.with_suffix(args.out.suffix or ".png")
-    numbers = run(quick=not args.full, n_runs=args.runs)
+    numbers = run(quick=not args.full, n_runs=args.runs, epochs=args.epochs)
     plot(numbers).savefig(args.out, dpi=110)
     summary: dict[str, Any] = {"epochs": numbers["epochs"], "runs": len(numbers["runs"])}
     print("trained with / used with: training, test accuracy in %")
