@@ -40,6 +40,8 @@ class Activation:
         Name of the fused CPU kernel that computes exactly this function; built-in entries only.
     from_value : callable, optional
         sigma' as a function of sigma(a), where that is cheaper; built-in entries only.
+    in_place : callable, optional
+        sigma(a), written over a; built-in entries only.
     """
 
     name: str
@@ -50,15 +52,18 @@ class Activation:
     params: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     kernel: str | None = field(default=None, init=False, repr=False)
     from_value: Function | None = field(default=None, init=False, repr=False)
+    in_place: Function | None = field(default=None, init=False, repr=False)
 
     def __call__(self, a: Array) -> Array:
         """Return sigma(a)."""
         return self.value(a)
 
     def both(self, a: Array) -> tuple[Array, Array]:
-        """Return sigma(a) and sigma'(a)."""
-        s = self.value(a)
-        return s, self.slope(a) if self.from_value is None else self.from_value(s)
+        """Return sigma(a) and sigma'(a); `a` may be overwritten, do not use it afterwards."""
+        if self.in_place is None or self.from_value is None:
+            return self.value(a), self.slope(a)
+        s = self.in_place(a)
+        return s, self.from_value(s)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -98,6 +103,7 @@ def _tanh() -> Activation:
 
     entry = Activation("tanh", value, slope, (0.0, 1.0))
     object.__setattr__(entry, "from_value", from_value)
+    object.__setattr__(entry, "in_place", lambda a: array_namespace(a).tanh(a, out=a))
     return _with_kernel("tanh", entry)
 
 

@@ -341,8 +341,10 @@ class MLPLinearization:
             xp = array_namespace(p)
             into = {name: xp.zeros_like(array) for name, array in self.field.parameters.items()}
         weights, n = self.field._weights(), self.field.n
+        multiply = array_namespace(p).multiply
         for i in range(len(weights) - 1, -1, -1):
-            q = self.slopes[i] * p
+            last = i == len(weights) - 1  # p is the caller's; below it is ours
+            q = self.slopes[i] * p if last else multiply(self.slopes[i], p, out=p)
             dW, db = into[f"W{i + 1}"], float(weight) * q.sum(axis=1)
             into[f"b{i + 1}"] += db
             if i == 0 and self.field.time == "concat":
