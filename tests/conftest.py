@@ -4,6 +4,8 @@ The fields are larger in weight than the ones users start from, so that every de
 and small in size, so that brute force is affordable.
 """
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,17 @@ def moved():
         return field.with_parameters(**theta)
 
     return move
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
+def cp(request, monkeypatch):
+    """CuPy, or what stands in for it."""
+    if request.param == "cupy":
+        module = pytest.importorskip("cupy")
+        if module.cuda.runtime.getDeviceCount() == 0:
+            pytest.skip("no GPU")
+        return module
+    import fakecupy
+
+    monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
+    return sys.modules["cupy"]

@@ -21,18 +21,6 @@ INNERS = [L2(), H1(0.5), Euclidean()]
 EPS = np.finfo(np.float64).eps
 
 
-@pytest.fixture(params=["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
-def cp(request, monkeypatch):
-    """CuPy, or what stands in for it."""
-    if request.param == "cupy":
-        module = pytest.importorskip("cupy")
-        if module.cuda.runtime.getDeviceCount() == 0:
-            pytest.skip("no GPU")
-        return module
-    monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
-    return sys.modules["cupy"]
-
-
 @pytest.fixture
 def fake(cp):
     if type(cp).__module__ != "fakecupy":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from snode.backend import Array, array_namespace
 
 __all__ = ["Linearization", "Readout", "VectorField"]
@@ -119,3 +121,12 @@ def outputs_vjp(field: Any, x_T: Array, p: Array) -> tuple[Array, dict[str, Arra
     xp = array_namespace(p)
     into = {name: xp.zeros_like(field.parameters[name]) for name in field.readout_parameters}
     return field.readout_vjp(x_T, p, into), into
+
+
+def read_only(array: Array) -> Array:
+    """Return a view that cannot be written to; CuPy arrays as they are."""
+    if type(array) is not np.ndarray:
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
-from snode.fields.base import Linearization, Parameters
-from snode.fields.mlp import read_only
+from snode.fields.base import Linearization, Parameters, read_only
 
 __all__ = ["Classifier"]
 

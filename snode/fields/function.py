@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
-from snode.fields.base import Parameters
+from snode.fields.base import Parameters, read_only
 
 __all__ = ["FunctionField"]
 
@@ -270,7 +270,7 @@ class FunctionField:
 
     def _arguments(self, t: float, x: Array, theta: Parameters) -> tuple[Any, ...]:
         """Return what every function of the user is given first."""
-        start = (float(t), _read_only(x))
+        start = (float(t), read_only(x))
         return (*start, theta) if theta else start
 
     def _check_like_state(self, name: str, x: Array) -> None:
@@ -432,7 +432,7 @@ class FunctionLinearization:
         theta = self.field.parameters
 
         def value(c: float) -> Array:
-            moved = MappingProxyType({**theta, name: _read_only(theta[name] + c * step)})
+            moved = MappingProxyType({**theta, name: read_only(theta[name] + c * step)})
             return self.field._evaluate(self.t, self.x, moved)
 
         return self._quotient(value)
@@ -547,7 +547,7 @@ def _checked_parameters(parameters: Parameters) -> Parameters:
                 f"{array.dtype}"
             )
     array_namespace(*parameters.values())
-    return MappingProxyType({name: _read_only(array) for name, array in parameters.items()})
+    return MappingProxyType({name: read_only(array) for name, array in parameters.items()})
 
 
 def _check_same(name: str, array: Array, like: Array) -> None:
@@ -574,11 +574,3 @@ def _checked_result(name: str, result: Any, like: Array) -> Array:
         raise ValueError(f"{name} must return {like.dtype} like its arguments; got {result.dtype}")
     # a copy, because the function may return its argument or use one array again and again
     return result.astype(like.dtype)
-
-
-def _read_only(array: Array) -> Array:
-    if type(array) is not np.ndarray:
-        return array  # CuPy arrays have no read-only flag
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -10,7 +10,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, creator_namespace, is_array
 from snode.fields.activations import Activation, get_activation
-from snode.fields.base import Parameters
+from snode.fields.base import Parameters, read_only
 from snode.fields.depth import DepthBasis
 
 __all__ = ["StandaloneField"]
@@ -86,7 +86,7 @@ class StandaloneField:
                 f"got shape {W.shape}"
             )
         self._basis = DepthBasis(interpolation, n_cells, float(T))
-        self._parameters = MappingProxyType({"W": _read_only(W), "b": _read_only(b)})
+        self._parameters = MappingProxyType({"W": read_only(W), "b": read_only(b)})
         self._activation = get_activation(activation)
 
     @classmethod
@@ -205,7 +205,7 @@ class StandaloneField:
             raise ValueError(f"W must have shape {self.W.shape}; got {new['W'].shape}")
         field = object.__new__(StandaloneField)
         field._basis, field._activation = self._basis, self._activation
-        field._parameters = MappingProxyType({k: _read_only(v) for k, v in new.items()})
+        field._parameters = MappingProxyType({k: read_only(v) for k, v in new.items()})
         return field
 
     def __deepcopy__(self, memo: Any) -> StandaloneField:
@@ -357,11 +357,3 @@ def _check_finite(W: Array, b: Array) -> None:
             total = xp.sum(array)
         if not bool(xp.isfinite(total)) and not bool(xp.isfinite(array).all()):
             raise ValueError(f"{name} must be finite; it has NaN or infinite entries")
-
-
-def _read_only(array: Array) -> Array:
-    if type(array) is not np.ndarray:
-        return array  # CuPy arrays have no read-only flag
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -11,7 +11,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, creator_namespace, is_array
 from snode.fields.activations import Activation, get_activation
-from snode.fields.base import Parameters
+from snode.fields.base import Parameters, read_only
 
 __all__ = ["MLPField"]
 
@@ -440,12 +440,3 @@ def _check_array(name: str, array: Any, shape: str) -> None:
 
 def _freeze(parameters: dict[str, Array]) -> Parameters:
     return MappingProxyType({name: read_only(array) for name, array in parameters.items()})
-
-
-def read_only(array: Array) -> Array:
-    """Return a view that cannot be written to; CuPy arrays have no such flag."""
-    if type(array) is not np.ndarray:
-        return array
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -1,8 +1,5 @@
 """Propagation, Jacobian, uncertainty, saliency against differences, formulas and sampling."""
 
-import sys
-
-import fakecupy
 import numpy as np
 import pytest
 from scipy.special import ndtr
@@ -483,18 +480,6 @@ def test_float32_stays_float32(make_field, solver):
         for name in ("mean", "covariance", "probability_changed", "bound", "std", "standard_error"):
             assert getattr(v, name).dtype == np.float32
             assert np.abs(getattr(v, name) - getattr(u, name)).max() <= 1e-3
-
-
-@pytest.fixture(params=["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
-def cp(request, monkeypatch):
-    """CuPy, or what stands in for it."""
-    if request.param == "cupy":
-        module = pytest.importorskip("cupy")
-        if module.cuda.runtime.getDeviceCount() == 0:
-            pytest.skip("no GPU")
-        return module
-    monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
-    return sys.modules["cupy"]
 
 
 def to_device(cp, field):

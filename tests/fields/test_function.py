@@ -2,9 +2,7 @@
 
 import copy
 import itertools
-import sys
 
-import fakecupy
 import numpy as np
 import pytest
 
@@ -717,18 +715,6 @@ def test_float32_stays_float32(options):
     sol = snode.solve_direct(field, 0.1 * x)
     assert snode.solve_sensitivity(sol, dx0=p).dtype == np.float32
     assert snode.solve_adjoint(sol, p).partials["A"].dtype == np.float32
-
-
-@pytest.fixture(params=["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
-def cp(request, monkeypatch):
-    """CuPy, or what stands in for it."""
-    if request.param == "cupy":
-        module = pytest.importorskip("cupy")
-        if module.cuda.runtime.getDeviceCount() == 0:
-            pytest.skip("no GPU")
-        return module
-    monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
-    return sys.modules["cupy"]
 
 
 @pytest.mark.parametrize("options", [EXACT, {"linearization": CENTRAL}, {"linearization": FORWARD}])
