@@ -1,4 +1,4 @@
-"""The command line: ``python -m snode train | evaluate | check | info``; no mathematics."""
+"""The command line, ``python -m snode train | evaluate | attack | ...``; no mathematics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import snode
-from snode import datasets, runs
+from snode import datasets, plotting, runs
 from snode.fields.layer import StandaloneField
 from snode.results import Status
 from snode.training.hotpath import check_threads
@@ -437,16 +437,8 @@ def _model_path(path: Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-@app.command()
-@_friendly
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
-    data: Annotated[str | None, typer.Option(help="As for train; default: what it was trained on, or mnist.")] = None,
-    noise: Annotated[str, typer.Option(help="Noise levels, in units of the pixel range.")] = "",
-    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
-) -> None:  # fmt: skip
-    """Measure the accuracy of a saved model."""
+def _load_model(model: Path, data: str | None) -> tuple[Any, Any]:
+    """Return the model and the data it was trained on, or those that are asked for."""
     loaded = snode.load(_model_path(model))
     options = loaded.manifest.get("options", {})
     options = options if isinstance(options, dict) else {}
@@ -457,6 +449,119 @@ def evaluate(
         data or options.get("data", "mnist"), encoding, str(loaded.field.dtype),
         options.get("seed", 1),
     )  # fmt: skip
+    return loaded, dataset
+
+
+def _test_samples(dataset: Any, count: int) -> tuple[Any, Any]:
+    if count < 1:
+        raise ValueError(f"n must be positive; got {count}")
+    x, y = (dataset.x_test, dataset.y_test)
+    if x is None:
+        x, y = dataset.x_train, dataset.y_train
+    return np.ascontiguousarray(x[:, :count]), y[:count]
+
+
+def _write_results(prefix: Path, arrays: dict[str, Any], draw: Callable[[Any], Any]) -> None:
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(f"{prefix}.npz", **arrays)
+    plotting.figure_of(draw).savefig(f"{prefix}.png", dpi=110)
+    out.print(f"wrote {prefix}.npz, {prefix}.png", highlight=False, markup=False, soft_wrap=True)
+
+
+def _prefix(model: Path, asked: Path | None, name: str) -> Path:
+    return asked or (model if model.is_dir() else model.parent) / name
+
+
+@app.command()
+@_friendly
+def attack(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
+    method: Annotated[str, typer.Option(help="sensitivity, deepfool, pgd, fgsm, cw.")] = "sensitivity",
+    n: Annotated[int, typer.Option("--n", help="Number of test samples.")] = 200,
+    eps: Annotated[float, typer.Option(help="Largest change of a component, for pgd and fgsm.")] = 0.1,
+    data: Annotated[str | None, typer.Option(help="As for evaluate.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides random starts.")] = 0,
+    prefix: Annotated[Path | None, typer.Option("--out", help="Where to write, without suffix; default beside the model.")] = None,
+) -> None:  # fmt: skip
+    """Look for small perturbations that change the predictions: table, figure, npz."""
+    attacks: dict[str, Callable[..., Any]] = {
+        "sensitivity": functools.partial(snode.sensitivity_attack, rng=seed),
+        "deepfool": snode.deepfool,
+        "pgd": functools.partial(snode.pgd, eps=eps, rng=seed),
+        "fgsm": functools.partial(snode.fgsm, eps=eps),
+        "cw": snode.carlini_wagner,
+    }
+    if method not in attacks:
+        raise ValueError(f"method must be one of {', '.join(attacks)}; got {method!r}")
+    loaded, dataset = _load_model(model, data)
+    x, y = _test_samples(dataset, n)
+    is_encoded = dataset.image_shape is not None and loaded.encoding is not None
+    box = (min(loaded.encoding), max(loaded.encoding)) if is_encoded else None
+    started = time.perf_counter()
+    result = attacks[method](loaded.field, x, y, box=box, n_classes=_classes(loaded.field, dataset))
+    attacked = int((~result.skipped).sum())
+    fooled = result.success & ~result.skipped
+    table = _table(f"{method} attack on {model}, {len(y)} samples of {dataset.name}")
+    table.add_row("misclassified to begin with", str(int(result.skipped.sum())))
+    table.add_row("attacked", str(attacked))
+    table.add_row("fooled", f"{int(fooled.sum())} ({100 * fooled.sum() / max(attacked, 1):.1f} %)")
+    if fooled.any():
+        for name, sizes in (("2", result.norm2), ("inf", result.norminf)):
+            table.add_row(f"|delta|_{name} of the fooled, mean", f"{sizes[fooled].mean():.4g}")
+            table.add_row(f"|delta|_{name} of the fooled, max", f"{sizes[fooled].max():.4g}")
+    table.add_row("time", f"{time.perf_counter() - started:.1f} s")
+    out.print(table)
+    names = ("x_adv", "delta", "norm2", "norminf", "success", "label", "target", "y", "skipped")
+    _write_results(
+        _prefix(model, prefix, f"attack_{method}"),
+        {name: getattr(result, name) for name in names},
+        functools.partial(plotting.plot_success, result),
+    )
+
+
+@app.command()
+@_friendly
+def sensitivity(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
+    n: Annotated[int, typer.Option("--n", help="Number of test samples.")] = 200,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the perturbation of the inputs.")] = 0.01,
+    data: Annotated[str | None, typer.Option(help="As for evaluate.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the perturbation.")] = 0,
+    prefix: Annotated[Path | None, typer.Option("--out", help="Where to write, without suffix; default beside the model.")] = None,
+) -> None:  # fmt: skip
+    """Follow a random perturbation of the inputs through the network: table, figure, npz."""
+    if not (math.isfinite(noise) and noise > 0):
+        raise ValueError(f"noise must be positive and finite; got {noise!r}")
+    loaded, dataset = _load_model(model, data)
+    x, _ = _test_samples(dataset, n)
+    draw = np.random.default_rng(seed).standard_normal(x.shape) * noise
+    result = snode.propagate(loaded.field, x, draw.astype(x.dtype))
+    mean, std = result.mean, result.std
+    table = _table(f"{model}: noise of standard deviation {noise:g} on {x.shape[1]} samples")
+    for label, name in (("predicted |xi(T)|", "predicted"), ("measured |delta(T)|", "measured"),
+                        ("relative error at T", "relative_error")):  # fmt: skip
+        table.add_row(label, f"{getattr(mean, name)[-1]:.4g} +- {getattr(std, name)[-1]:.2g}")
+    table.add_row("growth |delta(T)| / |delta(0)|", f"{mean.measured[-1] / mean.measured[0]:.4g}")
+    out.print(table)
+    names = ("t", "predicted", "measured", "relative_error", "relative_vector_error")
+    _write_results(
+        _prefix(model, prefix, "sensitivity"),
+        {name: getattr(result, name) for name in names},
+        functools.partial(plotting.plot_propagation, result),
+    )
+
+
+@app.command()
+@_friendly
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
+    data: Annotated[str | None, typer.Option(help="As for train; default: what it was trained on, or mnist.")] = None,
+    noise: Annotated[str, typer.Option(help="Noise levels, in units of the pixel range.")] = "",
+    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Measure the accuracy of a saved model."""
+    loaded, dataset = _load_model(model, data)
     numbers = _final_numbers(loaded.field, dataset, _noise(noise), seed)
     if as_json:
         sys.stdout.write(json.dumps(runs.plain(numbers), indent=2) + "\n")

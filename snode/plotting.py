@@ -5,7 +5,7 @@ Each function draws on the Axes it is given, or on new ones, and returns them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,14 @@ from snode.backend import Array, to_host
 from snode.predict import confusion, predict
 
 __all__ = [
+    "figure_of",
     "plot_accuracy",
     "plot_confusion",
     "plot_cost",
     "plot_decision",
     "plot_digits",
+    "plot_propagation",
+    "plot_success",
     "plot_weights",
     "training_report",
 ]
@@ -260,6 +263,73 @@ def _misclassified(
     axes = part.subplots(rows, columns, squeeze=False).ravel()
     titles = [f"{y[k]} → {labels[k]}" for k in wrong]
     plot_digits(data.decode(to_host(x)[:, wrong]), titles, axes, data.image_shape)
+
+
+def plot_success(result: Any, ax: Any = None, *, norm: str = "2", label: str = "") -> Any:
+    """Plot the share of fooled samples against the size of the perturbation.
+
+    Parameters
+    ----------
+    result : AttackResult
+    ax : matplotlib Axes, optional
+    norm : {"2", "inf"}, optional
+    label : str, optional
+        Default: the name of the attack.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    fooled = to_host(result.success) & ~to_host(result.skipped)
+    sizes = np.sort(to_host(result.norm2 if norm == "2" else result.norminf)[fooled])
+    count = max(1, int((~to_host(result.skipped)).sum()))
+    share = 100 * np.arange(len(sizes) + 1) / count
+    ax.step(np.concatenate([[0.0], sizes]), share, where="post", color=COLOURS[0],
+            label=label or result.method)  # fmt: skip
+    name = r"$|\delta|_2$" if norm == "2" else r"$|\delta|_\infty$"
+    ax.set(xlabel=f"size of the perturbation {name}", ylabel="fooled samples in %")
+    ax.set(title=f"Success of the attack on {count} samples", ylim=(0, 103), xlim=(0, None))
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small", loc="lower right")
+    return ax
+
+
+def plot_propagation(result: Any, ax: Any = None) -> Any:
+    """Plot the predicted and the measured size of a perturbation along depth.
+
+    Parameters
+    ----------
+    result : Propagation
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = _axes(ax)
+    for name, symbol, style, colour in (
+        ("predicted", r"$|\xi(t)|$", "-", COLOURS[0]),
+        ("measured", r"$|\delta(t)|$", "--", COLOURS[1]),
+    ):
+        mean, std = (to_host(getattr(part, name)) for part in (result.mean, result.std))
+        ax.plot(result.t, mean, style, color=colour, label=f"{name}, {symbol}")
+        ax.fill_between(result.t, mean - std, mean + std, color=colour, alpha=0.12)
+    ax.set(xlabel="depth t", ylabel="size of the perturbation",
+           title=f"Mean and standard deviation of {result.predicted.shape[1]} samples")  # fmt: skip
+    ax.set_ylim(0)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def figure_of(draw: Callable[[Any], Any]) -> Any:
+    """Return a Figure with one Axes that ``draw(ax)`` has drawn on."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    draw(figure.subplots())
+    return figure
 
 
 def _axes(ax: Any) -> Any:

@@ -167,3 +167,52 @@ def test_module_runs_as_a_program():
     )  # fmt: skip
     for option in ("--activation", "--resume", "--json", "--inner", "--n-layers"):
         assert option in done.stdout
+
+
+@pytest.mark.parametrize("method", ["sensitivity", "deepfool", "pgd", "fgsm", "cw"])
+def test_attack_writes_what_it_reports(moons, tmp_path, method):
+    result = run("attack", moons, "--method", method, "--n", 30, "--eps", 0.3,
+                 "--out", tmp_path / "a")  # fmt: skip
+    assert "fooled" in result.stdout
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = dict(file)
+    field = snode.load(moons / "model.safetensors").field
+    labels = snode.predict(field, arrays["x_adv"], n_classes=2)
+    np.testing.assert_array_equal(labels, arrays["label"])
+    np.testing.assert_array_equal(labels != arrays["y"], arrays["success"])
+    fooled = arrays["success"] & ~arrays["skipped"]
+    assert f"{fooled.sum()} (" in result.stdout
+    if method in ("pgd", "fgsm"):
+        assert arrays["norminf"].max() <= 0.3 + 1e-6
+
+
+def test_attacks_are_written_beside_the_model(moons):
+    run("attack", moons, "--n", 5, "--method", "fgsm")
+    assert (moons / "attack_fgsm.npz").exists()
+
+
+def test_sensitivity_follows_a_perturbation(moons, tmp_path):
+    result = run("sensitivity", moons, "--n", 20, "--noise", 0.001, "--out", tmp_path / "s")
+    assert "relative error at T" in result.stdout
+    with np.load(tmp_path / "s.npz") as file:
+        arrays = dict(file)
+    assert arrays["predicted"].shape == (len(arrays["t"]), 20)
+    assert arrays["predicted"][0] == pytest.approx(arrays["measured"][0], rel=1e-3)
+    assert (tmp_path / "s.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["attack", "{run}", "--method", "foo"], "method must be one of sensitivity"),
+        (["attack", "{run}", "--n", "0"], "n must be positive"),
+        (["attack", "{run}", "--method", "pgd", "--eps=-1"], "eps"),
+        (["sensitivity", "{run}", "--noise", "0"], "noise must be positive"),
+        (["sensitivity", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_to_the_analysis(args, says, moons):
+    result = run(*[arg.format(run=moons) for arg in args], code=2)
+    assert says in result.stderr
+    assert result.stderr.count("error:") == 1
