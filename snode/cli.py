@@ -350,8 +350,13 @@ def _classes(field: Any, data: Any) -> int:
     return max(data.n_classes or 2, getattr(field, "n_outputs", 0))
 
 
+def _held_out(data: Any) -> tuple[Any, Any]:
+    """Return the test samples, or the training samples of data without any."""
+    return (data.x_train, data.y_train) if data.x_test is None else (data.x_test, data.y_test)
+
+
 def _noise_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, float]:
-    x, y = (data.x_train, data.y_train) if data.x_test is None else (data.x_test, data.y_test)
+    x, y = _held_out(data)
     low, high = data.encoding or (0.0, 1.0)
     scores = snode.accuracy_under_noise(
         field, x, y, noise, n_classes=_classes(field, data), value_range=abs(high - low), rng=seed
@@ -455,9 +460,7 @@ def _load_model(model: Path, data: str | None) -> tuple[Any, Any]:
 def _test_samples(dataset: Any, count: int) -> tuple[Any, Any]:
     if count < 1:
         raise ValueError(f"n must be positive; got {count}")
-    x, y = (dataset.x_test, dataset.y_test)
-    if x is None:
-        x, y = dataset.x_train, dataset.y_train
+    x, y = _held_out(dataset)
     return np.ascontiguousarray(x[:, :count]), y[:count]
 
 

@@ -166,8 +166,8 @@ MUTATIONS = [
     Mutation(
         "a step is made again on the wrong side of a jump",
         "ode/replay.py",
-        "limits = Limits.between(start, stop, steps.jumps)",
-        "limits = None",
+        "stages.step(self.steps.t, i, x, self.steps.jumps)",
+        "stages.step(self.steps.t, i, x, ())",
         "ode/test_end_time.py::test_the_way_it_was_stored_does_not_matter",
     ),
     Mutation(

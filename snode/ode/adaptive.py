@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, to_host
+from snode.backend import Array, array_namespace
+from snode.ode.arguments import describe, first_true
 from snode.ode.control import OdeState, StepControl, first_step, rejected_factor, step_factor
 from snode.ode.dense import DenseOutput, evaluate
 from snode.ode.events import EventFinder
-from snode.ode.fixed import describe_component, thinned
-from snode.ode.stages import Limits, Rhs, Stages, Steps
+from snode.ode.fixed import thinned
+from snode.ode.stages import Limits, Rhs, Stages, Steps, inside
 from snode.ode.tableaus import ADAPTIVE
 from snode.ode.watch import Verdict, Watch
 from snode.results import OdeSolution, Status
@@ -122,7 +123,8 @@ class _Run:
             if start == self.t0 or start in self.jumps:
                 self.rhs.linearizations.clear()
                 self.stages.first(start, self.x, limits)
-                if not self._first_is_finite(start):
+                if self._is_bad(start, self.stages.K[0]):
+                    self._end(self.watch.underflow())
                     return
                 if start == self.t0:
                     self.h = self._first_step(limits)
@@ -148,7 +150,7 @@ class _Run:
             error = self._error(size)
             if not error <= 1.0:
                 rejected = True
-                self._reject(h, x_new, error, limits)
+                self._reject(h, error, limits)
                 self.rhs.linearizations[:] = lins
                 continue
             if not self._accept(t_new, h, x_new, size, error, rejected, t_new == stop):
@@ -184,24 +186,28 @@ class _Run:
             return value
         return value if self.stages.are_finite() else math.nan
 
-    def _reject(self, h: float, x_new: Array, error: float, limits: Limits | None) -> None:
+    def _reject(self, h: float, error: float, limits: Limits | None) -> None:
         self.n_rejected += 1
         if math.isfinite(error):
             self.h = abs(h) * rejected_factor(error, self.order)
             return
         self.h = abs(h) * 0.25
-        self._remember_bad(h, x_new, limits)
+        self._remember_bad(h, limits)
 
-    def _remember_bad(self, h: float, x_new: Array, limits: Limits | None) -> None:
-        xp = array_namespace(x_new)
-        for i, K in enumerate(self.stages.K):
-            bad = ~xp.isfinite(K)
-            if bool(bad.any()):
-                t = self.t + self.stages.c[i] * h
-                t = t if limits is None else limits.clip(t)
-                index = tuple(int(k[0]) for k in map(to_host, xp.nonzero(bad)))
-                self.bad = (t, float(K[index]), describe_component(bad))
+    def _remember_bad(self, h: float, limits: Limits | None) -> None:
+        """Note the first stage that is not finite."""
+        for c, K in zip(self.stages.c, self.stages.K, strict=True):
+            if self._is_bad(inside(self.t + c * h, limits), K):
                 return
+
+    def _is_bad(self, t: float, K: Array) -> bool:
+        """Note and report a value of f at t that is not finite."""
+        bad = ~self.xp.isfinite(K)
+        if not bool(bad.any()):
+            return False
+        index = first_true(bad)
+        self.bad = (t, float(K[index]), describe(index))
+        return True
 
     def _accept(
         self, t_new: float, h: float, x_new: Array, size: Array, error: float, rejected: bool,
@@ -234,21 +240,12 @@ class _Run:
             return min(control.first_step, span)
         kept = list(self.rhs.linearizations)
         h = first_step(
-            lambda t, x: self.rhs(t if limits is None else limits.clip(t), x),
+            lambda t, x: self.rhs(inside(t, limits), x),
             self.t0, span, self.sign, self.x0, self.stages.K[0].copy(),
             self.atol + self.rtol * self.size, self.order,
         )  # fmt: skip
         self.rhs.linearizations[:] = kept
         return max(min(h, control.max_step), self._smallest())
-
-    def _first_is_finite(self, t: float) -> bool:
-        xp = array_namespace(self.x0)
-        bad = ~xp.isfinite(self.stages.K[0])
-        if not bool(bad.any()):
-            return True
-        index = tuple(int(k[0]) for k in map(to_host, xp.nonzero(bad)))
-        self.bad = (t, float(self.stages.K[0][index]), describe_component(bad))
-        return self._end(self.watch.underflow())
 
     def _end(self, verdict: Verdict) -> bool:
         self.status, self.message = verdict
@@ -270,8 +267,7 @@ class _Run:
                 self._end(Verdict(Status.EVENT, hit.message))
                 if polynomial is not None and theta < 1:
                     powers = theta ** np.arange(1, len(polynomial) + 1, dtype=np.float64)
-                    xp = array_namespace(polynomial)
-                    powers = xp.asarray(powers.astype(polynomial.dtype))
+                    powers = self.xp.asarray(powers.astype(polynomial.dtype))
                     polynomial = polynomial * powers.reshape(-1, *[1] * x.ndim)
         if self._wants(t_new):
             self._evaluate_until(t_new, (t, x, polynomial, x_new))
@@ -310,7 +306,7 @@ class _Run:
 
     def solution(self) -> OdeSolution:
         """Return what was computed."""
-        xp = array_namespace(self.x0)
+        xp = self.xp
         if self.status is Status.SUCCESS and not bool(xp.isfinite(self.x).all()):
             self._end(Verdict(Status.BLOW_UP, f"the state overflows before t={self.t:g}"))
         failed = self.status not in (Status.SUCCESS, Status.EVENT, Status.STOPPED)
@@ -337,7 +333,7 @@ class _Run:
     def _evaluated(self, failed: bool) -> tuple[Array, Array]:
         """Return t_eval and x there; cut off where the run was stopped, NaN where it failed."""
         assert self.t_eval is not None
-        xp, count = array_namespace(self.x0), len(self.x_eval)
+        xp, count = self.xp, len(self.x_eval)
         rows = list(self.x_eval)
         if not failed:
             t = self.t_eval[:count]

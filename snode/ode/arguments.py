@@ -86,13 +86,20 @@ def _shape_hint(name: str, shape: tuple[int, ...], n: int) -> str:
 
 def check_finite(x: Array, name: str) -> None:
     """Raise ValueError naming the first entry that is not finite."""
-    xp = array_namespace(x)
-    bad = ~xp.isfinite(x)
-    if not bool(bad.any()):
-        return
-    index = tuple(int(k[0]) for k in map(to_host, xp.nonzero(bad)))
-    where = f"component {index[0]}" + "".join(f" of sample {j}" for j in index[1:])
-    raise ValueError(f"{name} must be finite; {where} is {float(x[index])}")
+    bad = ~array_namespace(x).isfinite(x)
+    if bool(bad.any()):
+        index = first_true(bad)
+        raise ValueError(f"{name} must be finite; {describe(index)} is {float(x[index])}")
+
+
+def first_true(mask: Array) -> tuple[int, ...]:
+    """Return the index of the first True entry."""
+    return tuple(int(k[0]) for k in map(to_host, array_namespace(mask).nonzero(mask)))
+
+
+def describe(index: Sequence[Any]) -> str:
+    """Return "component i of sample j" for an index into a state (n,) or (n, m)."""
+    return f"component {index[0]}" + "".join(f" of sample {j}" for j in index[1:])
 
 
 def as_grid(t: Any, breakpoints: Iterable[float]) -> Array:
@@ -123,11 +130,15 @@ def as_grid(t: Any, breakpoints: Iterable[float]) -> Array:
 
 def check_grid(field: Any, t: Any) -> Array:
     """Return the float64 grid: `t`, or the field's own."""
-    if t is None:
-        t = getattr(field, "grid", None)
-        if t is None:
-            raise ValueError("t must be given: this field has no grid of its own")
-    return as_grid(t, field.breakpoints)
+    return as_grid(own_grid(field) if t is None else t, field.breakpoints)
+
+
+def own_grid(field: Any) -> Array:
+    """Return the field's grid, or raise ValueError if it has none."""
+    grid = getattr(field, "grid", None)
+    if grid is None:
+        raise ValueError("t must be given: this field has no grid of its own")
+    return grid
 
 
 def as_tolerance(rtol: Any, atol: Any, x0: Array) -> tuple[float, Any]:

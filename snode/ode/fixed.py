@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
-from snode.ode.arguments import as_grid, as_state
+from snode.ode.arguments import as_grid, as_state, describe, first_true
 from snode.ode.dense import DenseOutput, hermite
-from snode.ode.stages import Checkpoint, Limits, Rhs, Stages, Steps
+from snode.ode.stages import Checkpoint, Limits, Rhs, Stages, Steps, inside
 from snode.ode.tableaus import TABLEAUS, ButcherTableau
 from snode.results import IntegrationError, OdeSolution, Status
 
@@ -180,7 +180,7 @@ def sweep(rhs: Rhs, tableau: ButcherTableau, t: Array, x0: Array, jumps: frozens
     x = array_namespace(x0).empty((len(t), *x0.shape), dtype=x0.dtype)
     x[0] = x0
     for i in range(len(t) - 1):
-        x[i + 1] = _step(stages, t, i, x[i], jumps)
+        x[i + 1] = stages.step(t, i, x[i], jumps)
     return x
 
 
@@ -191,17 +191,10 @@ def sweep_last(
     """As `sweep`, but keep only the last state, and checkpoints in `store`."""
     stages, x = Stages(rhs, tableau, x0), x0
     for i in range(len(t) - 1):
-        x = _step(stages, t, i, x, jumps)
+        x = stages.step(t, i, x, jumps)
         if store is not None and i + 1 < len(t) - 1:
             store.offer(i + 1, x)
     return x
-
-
-def _step(stages: Stages, t: Array, i: int, x: Array, jumps: frozenset[float]) -> Array:
-    start, stop = float(t[i]), float(t[i + 1])
-    limits = Limits.between(start, stop, jumps)
-    stages.first(start, x, limits)
-    return stages.advance(start, stop, x, limits)
 
 
 class Thinned:
@@ -266,8 +259,8 @@ def _hermite(rhs: Rhs, t: Array, x: Array, jumps: frozenset[float]) -> list[Arra
         start, stop = float(t[i]), float(t[i + 1])
         limits = Limits.between(start, stop, jumps)
         if i == 0 or start in jumps:
-            left = rhs(start if limits is None else limits.clip(start), x[i])
-        right = rhs(stop if limits is None else limits.clip(stop), x[i + 1])
+            left = rhs(inside(start, limits), x[i])
+        right = rhs(inside(stop, limits), x[i + 1])
         out.append(hermite(x[i], x[i + 1], left, right, stop - start))
         left = right
     return out
@@ -282,7 +275,7 @@ def _diagnose(x_T: Array, x: Array | None, t: Array, x0: Array) -> tuple[Status,
         return Status.NONFINITE_RHS, f"the state is not finite at t={float(t[-1]):g}", K
     finite = to_host(xp.isfinite(x.reshape(K + 1, -1)).all(axis=1))
     i = int(np.argmin(finite))
-    where = describe_component(~xp.isfinite(x[i]))
+    where = describe(first_true(~xp.isfinite(x[i])))
     text = (
         f"the state is not finite at t={float(t[i]):g}: {where}, "
         f"after the step from t={float(t[i - 1]):g}"
@@ -292,9 +285,3 @@ def _diagnose(x_T: Array, x: Array | None, t: Array, x0: Array) -> tuple[Status,
     if before > HUGE * max(size, 1.0):
         return Status.BLOW_UP, f"the solution blows up: {text}, where it was {before:.1e}", i - 1
     return Status.NONFINITE_RHS, text, i - 1
-
-
-def describe_component(bad: Array) -> str:
-    """Return "component i of sample j" for the first True entry."""
-    index = [int(k[0]) for k in map(to_host, array_namespace(bad).nonzero(bad))]
-    return f"component {index[0]}" + "".join(f" of sample {j}" for j in index[1:])

@@ -21,6 +21,7 @@ from snode.ode.arguments import (
     check_like,
     check_parameters,
     check_state,
+    own_grid,
 )
 from snode.ode.continuous import continuous_adjoint, continuous_tangent
 from snode.ode.control import MAX_STEPS, StepControl, check_control
@@ -161,9 +162,7 @@ def _solve_adaptive(
 
 def _as_ends(field: Any, t: Any) -> tuple[float, float, Sequence[float]]:
     if t is None:
-        grid = getattr(field, "grid", None)
-        if grid is None:
-            raise ValueError("t must be given: this field has no grid of its own")
+        grid = own_grid(field)
         return float(grid[0]), float(grid[-1]), ()
     try:
         depths = np.asarray(t, dtype=np.float64)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from snode.backend import Array
-from snode.ode.stages import Checkpoint, Limits, Rhs, Stages, Steps
+from snode.ode.stages import Checkpoint, Rhs, Stages, Steps
 from snode.results import OdeSolution, Status
 
 __all__ = ["Replay", "check_differentiable"]
@@ -70,7 +70,7 @@ class Replay:
         stages = Stages(rhs, self.steps.tableau, x)
         for i in range(a, b):
             rhs.linearizations.clear()
-            x = _advance(stages, self.steps, i, x)
+            x = stages.step(self.steps.t, i, x, self.steps.jumps)
         self.n_linearized += rhs.nfev
         return stages.K[: stages.active], tuple(rhs.linearizations)
 
@@ -93,7 +93,7 @@ class Replay:
         stages = Stages(rhs, steps.tableau, x)
         out = []
         for i in range(a, b):
-            x = _advance(stages, steps, i, x)
+            x = stages.step(steps.t, i, x, steps.jumps)
             out.append(tuple(rhs.linearizations))
             rhs.linearizations.clear()
         self.n_linearized += rhs.nfev
@@ -107,10 +107,3 @@ def check_differentiable(field: Any) -> None:
             "sol must come from a field with linearize(t, x) and parameters; wrap a plain function "
             "in snode.FunctionField"
         )
-
-
-def _advance(stages: Stages, steps: Steps, i: int, x: Array) -> Array:
-    start, stop = float(steps.t[i]), float(steps.t[i + 1])
-    limits = Limits.between(start, stop, steps.jumps)
-    stages.first(start, x, limits)
-    return stages.advance(start, stop, x, limits)

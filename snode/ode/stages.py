@@ -13,7 +13,7 @@ from snode.backend import Array, array_namespace, is_array
 from snode.ode.dense import DenseOutput
 from snode.ode.tableaus import ButcherTableau
 
-__all__ = ["Checkpoint", "Limits", "Rhs", "Stages", "Steps"]
+__all__ = ["Checkpoint", "Limits", "Rhs", "Stages", "Steps", "inside"]
 
 
 FLOAT = np.dtype("float64")
@@ -106,6 +106,11 @@ class Limits:
         return min(max(t, self.low), self.high)
 
 
+def inside(t: float, limits: Limits | None) -> float:
+    """Return the depth where f is asked for `t`."""
+    return t if limits is None else limits.clip(t)
+
+
 class Stages:
     """The stages K_1, ..., K_s of one step, in a buffer that is used again.
 
@@ -137,9 +142,16 @@ class Stages:
         ]
         self._unseen = [self.flat[i] for i in unseen]
 
+    def step(self, t: Array, i: int, x: Array, jumps: Container[float]) -> Array:
+        """Take step i of a grid from x, and return the state at its end."""
+        start, stop = float(t[i]), float(t[i + 1])
+        limits = Limits.between(start, stop, jumps)
+        self.first(start, x, limits)
+        return self.advance(start, stop, x, limits)
+
     def first(self, t: float, x: Array, limits: Limits | None) -> None:
         """Evaluate the first stage."""
-        self.K[0] = self.rhs(t if limits is None else limits.clip(t), x)
+        self.K[0] = self.rhs(inside(t, limits), x)
 
     def advance(self, t: float, t_new: float, x: Array, limits: Limits | None) -> Array:
         """Evaluate the stages after the first that x(t_new) depends on, and return x(t_new)."""
@@ -162,7 +174,7 @@ class Stages:
     def last(self, t: float, x: Array, limits: Limits | None) -> None:
         """Evaluate the stage at the new point, for methods whose error estimate has it."""
         if self.count > self.active:
-            self.K[-1] = self.rhs(t if limits is None else limits.clip(t), x)
+            self.K[-1] = self.rhs(inside(t, limits), x)
 
     def error(self) -> Array:
         """Return the estimate of the error of the last `advance`, flat."""

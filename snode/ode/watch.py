@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from snode.backend import Array, array_namespace
+from snode.ode.arguments import describe
 from snode.ode.failures import (
     PATIENCE,
     SHORT,
@@ -17,6 +18,7 @@ from snode.ode.failures import (
     growth_law,
     stiffness_hint,
 )
+from snode.ode.stages import inside
 from snode.results import Status
 
 __all__ = ["Verdict", "Watch"]
@@ -128,18 +130,15 @@ class Watch:
     def _named(self, status: Status, text: str, advice: str = "") -> Verdict:
         size = self.run.size
         index = np.unravel_index(int(array_namespace(size).argmax(size)), size.shape)
-        which = f"component {index[0]}" + "".join(f" of sample {j}" for j in index[1:])
-        return Verdict(
-            status, f"{text}; |x| is largest in {which}: {float(size[index]):.3g}{advice}"
-        )
+        largest = f"|x| is largest in {describe(index)}: {float(size[index]):.3g}"
+        return Verdict(status, f"{text}; {largest}{advice}")
 
     # --- what the solution does -----------------------------------------------------------------
 
     def _probe(self, t: float, x: Array) -> Array:
         """Return f for a diagnosis, on the side of a jump where the run is."""
-        limits = self.run.limits
         self.run.rhs.nfev += 1
-        return self.run.f(t if limits is None else limits.clip(t), x)
+        return self.run.f(inside(t, self.run.limits), x)
 
     def _law(self) -> tuple[float, float]:
         return growth_law(self._probe, self.run.t, self.run.x, self.run.sign)
