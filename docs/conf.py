@@ -4,6 +4,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.abspath(".."))
+sys.path.insert(0, os.path.abspath("."))
 
 import snode
 
@@ -19,6 +20,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "claims",  # docs/claims.py
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
@@ -29,6 +31,7 @@ html_theme_options = {"navigation_with_keys": True}
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings give types with shapes
+autodoc_mock_imports = ["art"]  # an extra
 numpydoc_show_class_members = False  # the class template lists them
 numpydoc_xref_param_type = False
 default_role = "py:obj"  # `snode.ncg` links to the API, `x` is shown as code

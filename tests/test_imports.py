@@ -32,6 +32,7 @@ FLOORS = {
     "analysis": 4,
     "plotting": 5,
     "runs": 5,
+    "interop": 5,
     "cli": 6,
     "__main__": 6,
 }
@@ -43,6 +44,7 @@ ONLY_IN = {
     "matplotlib": {"plotting"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "art": {"interop"},
 }
 NEVER = {"pickle", "marshal", "shelve", "torch", "jax", "importlib.util", "runpy"}
 
@@ -98,6 +100,9 @@ def test_the_walk_sees_what_it_should():
     assert any(i.module == "numba" and i.at_top for i in IMPORTS)
     assert any(i.module == "cupy" and not i.at_top for i in IMPORTS)
     assert any(i.room == "plotting" and "matplotlib" in i.module for i in IMPORTS)
+    assert {i.where.split(":")[0] for i in IMPORTS if i.module.startswith("art.")} == {
+        str(Path("interop", "art.py"))
+    }
     hidden = [i for i in IMPORTS if i.room == "training" and i.module.startswith("snode._kernels")]
     assert hidden
     assert not any(i.at_top for i in hidden)
@@ -179,8 +184,8 @@ def test_import_snode_is_light():
     assert "snode.training.ncg" in modules
     for heavy in ("numba", "llvmlite", "matplotlib", "cupy", "rich", "typer", "threadpoolctl"):
         assert heavy not in modules
-    assert not [m for m in modules if m.split(".")[0] == "scipy"]
-    assert not modules & {"snode._kernels", "snode.plotting", "snode.cli"}
+    assert not [m for m in modules if m.split(".")[0] in ("scipy", "art")]
+    assert not modules & {"snode._kernels", "snode.plotting", "snode.cli", "snode.interop"}
 
 
 def test_solving_needs_no_numba():
