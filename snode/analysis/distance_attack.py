@@ -156,7 +156,7 @@ class _Search:
             tanh = xp.tanh(w)
             x = task.clip(middle + half * tanh)
             last = iteration == self.n_iter
-            sol = task.solver.solve(task.field, x, keep="last" if last else "all")
+            sol = task.solve(x)
             lead, p = self.lead(task, k, outputs(task.field, sol.x_T))
             size = xp.where(lead <= -self.confidence, norm2(x - x0), np.inf)
             best = xp.where(size < smallest, x, best)

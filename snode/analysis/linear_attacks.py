@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from snode.analysis.attack_result import (
+    SAMPLES_PER_BLOCK,
     AttackResult,
     Task,
     behind,
     check_count,
     check_number,
+    input_gradient,
     norm2,
     units,
 )
@@ -238,7 +240,7 @@ class _Block:
     def outputs(self) -> Array:
         """Solve the direct problem; return the outputs that are classes, in float64."""
         x = self.task.xp.ascontiguousarray(self.x[:, self.alive])
-        self.sol = self.task.solver.solve(self.task.field, x)
+        self.sol = self.task.solve(x)
         z = outputs(self.task.field, self.sol.x_T)[: self.task.n_classes]
         return z.astype(np.float64)
 
@@ -248,6 +250,15 @@ class _Block:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is no direction
             rows = adjoint_rows(self.sol, self.task.n_classes)
         return z, rows.swapaxes(0, 1)
+
+    def towards(self, j: Array, kappa: float) -> tuple[Array, Array]:
+        """Return v = kappa p_j - p_i (n, b) by one adjoint solve, and |v|; after `outputs`."""
+        xp, k = self.task.xp, self.task.xp.arange(len(j))
+        p = xp.zeros_like(outputs(self.task.field, self.sol.x_T))
+        p[j, k] = kappa
+        p[self.labels, k] = -1
+        v = input_gradient(self.sol, p)
+        return v, _length(v)
 
     def fooled(self, z: Array) -> Array:
         """Return which of the samples that still move are a success where they are."""
@@ -279,12 +290,18 @@ class _Walk:
     early_stop: bool
     generator: np.random.Generator
 
+    @property
+    def kappa(self) -> float:
+        """The factor of z_j and p_j."""
+        return self.margin if self.margin_kind == "multiplicative" else 1.0
+
     def attack(self, task: Task) -> AttackResult:
-        for k in task.blocks(max(1, COLUMNS_PER_BLOCK // task.n_classes)):
-            self.walk(task, _Block(task, k))
+        solves = 1 if task.is_targeted else task.n_classes
+        for k in task.blocks(max(1, min(SAMPLES_PER_BLOCK, COLUMNS_PER_BLOCK // solves))):
+            self.walk(task, _Block(task, k), solves)
         return task.result()
 
-    def walk(self, task: Task, block: _Block) -> None:
+    def walk(self, task: Task, block: _Block, solves: int) -> None:
         """Keep the nearest point that fools; i stays the class of the start."""
         xp = task.xp
         best, smallest = block.x.copy(), xp.full(len(block.k), np.inf)
@@ -299,26 +316,29 @@ class _Walk:
                 block.stop(fooled)
             if iteration == self.n_iter or not block.alive.size:
                 break
-            z, rows = block.rows()
-            block.move(self.step * self.direction(task, block, z, rows))
+            block.move(self.step * self.direction(task, block))
         found = xp.where(xp.isfinite(smallest), best, block.x)
-        task.put(block.k, found, block.n_iter, block.n_iter * task.n_classes)
+        task.put(block.k, found, block.n_iter, block.n_iter * solves)
 
-    def direction(self, task: Task, block: _Block, z: Array, rows: Array) -> Array:
+    def direction(self, task: Task, block: _Block) -> Array:
         """Return the unit vectors of eq. (14), or random ones where there is none."""
-        kappa = self.margin if self.margin_kind == "multiplicative" else 1.0
-        v, gap, length = _aim(z, rows, block.labels, kappa, self.margin_kind, margin=self.margin)
-        j, usable = _nearest(gap, length, block.labels)
-        target = task.target[block.k[block.alive]]
-        if bool((target >= 0).any()):
-            j, usable = target, _usable(gap, length, block.labels)[target, task.xp.arange(len(j))]
-        unit = units(_pick(v, j), _pick(length, j), usable)
+        if task.is_targeted:
+            v, length = block.towards(task.target[block.k[block.alive]], self.kappa)
+            usable = (length > 0) & task.xp.isfinite(length)
+        else:
+            z, rows = block.rows()
+            v, gap, length = _aim(
+                z, rows, block.labels, self.kappa, self.margin_kind, margin=self.margin
+            )
+            j, usable = _nearest(gap, length, block.labels)
+            v, length = _pick(v, j), _pick(length, j)
+        unit = units(v, length, usable)
         lost = int((~usable).sum())
         if lost:
             draws = self.generator.standard_normal((unit.shape[0], lost))
             draws /= np.linalg.norm(draws, axis=0)
             unit[:, ~usable] = task.xp.asarray(draws)
-        return unit.astype(rows.dtype)
+        return unit.astype(v.dtype)
 
 
 def _towards_each(
@@ -353,14 +373,19 @@ def _aim(
 
     Eq. (14) is gap / |v|^2 v, eq. (15) is gap / |v|.
     """
-    xp, k = array_namespace(z), array_namespace(z).arange(z.shape[1])
+    k = array_namespace(z).arange(z.shape[1])
     v = kappa * rows - rows[:, i, k][:, None]
     gap = z[i, k] - kappa * z + (margin if kind == "additive" else 0.0)
+    return v, gap, _length(v)
+
+
+def _length(v: Array) -> Array:
+    """Return the 2-norms along the first axis, without overflow, in float64."""
+    xp = array_namespace(v)
     scale = abs(v).max(axis=0)
     safe = xp.where((scale > 0) & xp.isfinite(scale), scale, 1)
     with np.errstate(over="ignore", invalid="ignore"):  # shows in |v|
-        length = xp.sqrt(xp.square(v / safe).sum(axis=0)).astype(np.float64) * safe
-    return v, gap, length
+        return xp.sqrt(xp.square(v / safe).sum(axis=0)).astype(np.float64) * safe
 
 
 def _usable(gap: Array, length: Array, i: Array) -> Array:

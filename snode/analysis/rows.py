@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from snode.analysis.layers import LayerPass
 from snode.backend import Array, array_namespace
 from snode.fields.base import Parameters, n_outputs, outputs_jvp, outputs_vjp
 from snode.fields.classifier import ClassifierLinearization
@@ -25,7 +26,7 @@ DIRECTIONS = 32
 """Tangent directions at once."""
 
 
-def adjoint_rows(sol: OdeSolution, rows: int) -> Array:
+def adjoint_rows(sol: OdeSolution | LayerPass, rows: int) -> Array:
     """Return the Jacobian (rows, n, m) by one adjoint solve a row."""
     xp = array_namespace(sol.x_T)
     p = xp.zeros((rows, n_outputs(sol.field), sol.x_T.shape[1]), dtype=sol.x_T.dtype)
@@ -34,8 +35,10 @@ def adjoint_rows(sol: OdeSolution, rows: int) -> Array:
     return pull_back(sol, p)
 
 
-def pull_back(sol: OdeSolution, p: Array) -> Array:
+def pull_back(sol: OdeSolution | LayerPass, p: Array) -> Array:
     """Return p . dz/dx0, (r, n, m), for r weights of the outputs of each sample, (r, C, m)."""
+    if isinstance(sol, LayerPass):
+        return sol.pull_back(p)
     field, xp = sol.field, array_namespace(p)
     lam = xp.stack([outputs_vjp(field, sol.x_T, row)[0] for row in p], axis=1)
     for value in rk_adjoint(_StackedReplay(sol), lam, {}):
