@@ -1,0 +1,71 @@
+"""Directives ``claims`` and ``attack-table``: recorded runs of ``demos/results`` as tables."""
+
+import json
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+RESULTS = Path(__file__).parent.parent / "demos" / "results"
+
+
+def read(directive):
+    """Return the recorded run that is the argument of a directive."""
+    file = RESULTS / f"{directive.arguments[0]}.json"
+    if not file.exists():
+        raise directive.error(f"there is no recorded run {file.name}")
+    directive.state.document.settings.record_dependencies.add(str(file))
+    return json.loads(file.read_text())
+
+
+def make_table(head, rows, widths):
+    """Return a table of texts."""
+    table = nodes.table()
+    group = nodes.tgroup(cols=len(widths))
+    group += [nodes.colspec(colwidth=width) for width in widths]
+    group += [nodes.thead("", make_row(head)), nodes.tbody("", *map(make_row, rows))]
+    table += group
+    return table
+
+
+def make_row(texts):
+    """Return a row of a table."""
+    paragraphs = (nodes.paragraph("", "", nodes.Text(text)) for text in texts)
+    return nodes.row("", *(nodes.entry("", paragraph) for paragraph in paragraphs))
+
+
+class Claims(Directive):
+    """A table of what the paper says, whether our numbers agree, and the numbers."""
+
+    required_arguments = 1
+
+    def run(self):
+        rows = [
+            (c["claim"], "agrees" if c["agrees"] else "disagrees", c["measured"])
+            for c in read(self)["claims"]
+        ]
+        return [make_table(("the paper says", "here", "measured"), rows, (45, 10, 45))]
+
+
+class AttackTable(Directive):
+    """Table 3: who can be fooled, and the sizes of the perturbations that do it."""
+
+    required_arguments = 1
+
+    def run(self):
+        rows = []
+        for name, runs in read(self)["networks"].items():
+            for attack, found in runs[0].items():
+                if attack != "attacked":
+                    sizes = (
+                        f"{found[k]:.3f}" if found[k] is not None else "" for k in ("mean", "max")
+                    )
+                    rows.append((name, attack, f"{100 * found['susceptible']:.1f} %", *sizes))
+        head = ("network", "attack", "susceptible", "mean size", "largest")
+        return [make_table(head, rows, (30, 25, 15, 15, 15))]
+
+
+def setup(app):
+    app.add_directive("claims", Claims)
+    app.add_directive("attack-table", AttackTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
