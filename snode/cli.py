@@ -457,6 +457,13 @@ def _load_model(model: Path, data: str | None) -> tuple[Any, Any]:
     return loaded, dataset
 
 
+def _has_logits(loaded: Any) -> bool:
+    """Whether the outputs of a model are logits: a read-out, or trained by cross entropy."""
+    options = loaded.manifest.get("options", {})
+    ce = options.get("ce", 0) if isinstance(options, dict) else 0
+    return hasattr(loaded.field, "readout") or bool(ce)
+
+
 def _test_samples(dataset: Any, count: int) -> tuple[Any, Any]:
     if count < 1:
         raise ValueError(f"n must be positive; got {count}")
@@ -498,6 +505,9 @@ def attack(
         raise ValueError(f"method must be one of {', '.join(attacks)}; got {method!r}")
     loaded, dataset = _load_model(model, data)
     x, y = _test_samples(dataset, n)
+    if method == "sensitivity" and _has_logits(loaded):
+        # a margin that multiplies makes no sense for outputs of any sign
+        attacks[method] = functools.partial(attacks[method], margin_kind="additive", margin=0.025)
     is_encoded = dataset.image_shape is not None and loaded.encoding is not None
     box = (min(loaded.encoding), max(loaded.encoding)) if is_encoded else None
     started = time.perf_counter()

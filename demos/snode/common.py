@@ -61,6 +61,9 @@ def finish(
         print("quick: too little training to judge the claims; --full does")
     for text, agrees, measured in claims:
         print(f"  {'agrees' if agrees else 'DISAGREES'}: {text} ({measured})")
+    taken = {"size", "epochs", "seeds", "claims", "versions"} & set(numbers)
+    if taken:
+        raise ValueError(f"numbers must not hold {', '.join(sorted(taken))}: finish writes them")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figures = figure if isinstance(figure, dict) else {args.out.stem: figure}
     for name, drawn in figures.items():

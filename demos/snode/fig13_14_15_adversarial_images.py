@@ -5,8 +5,9 @@ fooled in networks trained by SGD, NCG and Sobolev NCG with perturbations of sim
 14 and 15 examples for an SGD and a Sobolev network. Which images and which networks is not
 available to us; here the networks are tanh with the squared distance, the image of Figure 13 is the
 one, of those that the sensitivity attack, PGD and CW fool in all three networks, whose
-perturbations are most alike in size (of the half with the larger ones, which can be seen), and
-Figures 14 and 15 show the first such images of different classes.
+perturbations are most alike in size (of the half with the larger ones, which can be seen, and if
+possible of those that the targeted attack fools, too), and
+Figures 14 and 15 show such images of three digits.
 
 The outputs are the first ten components of the state, so the pixels 0 to 9 of the top row lead
 straight to them: that is where single pixels are changed most.
@@ -39,7 +40,7 @@ def attacks(field: Any, x: Any, y: Any) -> dict[str, Any]:
         "moving target": snode.sensitivity_attack(field, x, y, **OPTIONS),
         "targeted": snode.sensitivity_attack(field, x, y, target=target, **OPTIONS),
         "PGD": snode.pgd(field, x, y, step=0.03, n_iter=30, random_start=False, **ball),
-        "FGSM": snode.fgsm(field, x, y, **ball),
+        "FGM": snode.fgsm(field, x, y, **ball),
         "CW": snode.carlini_wagner(field, x, y, n_search=4, n_iter=50, **OPTIONS),
     }
 
@@ -57,14 +58,18 @@ def run(zoo: list[Any], quick: bool = True, rng: Any = 1, n: int | None = None) 
     sizes = np.array([found[t]["moving target"].norm2 for t in TRAININGS])
     large = sizes.mean(axis=0) >= (np.median(sizes.mean(axis=0)[usable]) if usable.any() else 0)
     spread = sizes.max(axis=0) / np.maximum(sizes.min(axis=0), 1e-9)
-    spread = np.where(usable & large, spread, np.inf)
+    best = usable & large
+    if (best & _all_five(found)).any():  # the targeted attack, too
+        best &= _all_five(found)
+    spread = np.where(best, spread, np.inf)
     order = np.flatnonzero(usable)
     firsts = [int(order[y[order] == c][0]) for c in np.unique(y[order])]
     return {
         "x": x, "y": y, "found": found, "usable": int(usable.sum()),
         "common": int(np.argmin(spread)), "examples": firsts[:3],
         "peak": {t: _peak(r["moving target"]) for t, r in found.items()},
-        "size": {t: {a: _size(r) for a, r in f.items()} for t, f in found.items()},
+        "mean_norm2": {t: {a: _size(r) for a, r in f.items()} for t, f in found.items()},
+        "targeted_too": int(_all_five(found).sum()),
         "alike": _alike(found),
     }  # fmt: skip
 
@@ -73,6 +78,12 @@ def _fooled(results: dict[str, Any]) -> Any:
     """Return which images are right to begin with and fooled by the untargeted attacks."""
     ours = [results[a] for a in ("moving target", "PGD", "CW")]
     return np.all([r.success & ~r.skipped for r in ours], axis=0)
+
+
+def _all_five(found: dict[str, Any]) -> Any:
+    """Return which images every attack fools in every network, the targeted one included."""
+    every = [r for results in found.values() for r in results.values()]
+    return np.all([r.success & ~r.skipped for r in every], axis=0)
 
 
 def _peak(result: Any) -> float:
@@ -97,14 +108,16 @@ def _alike(found: dict[str, Any]) -> float:
 
 def claims(numbers: dict[str, Any]) -> list[common.Claim]:
     """Return the paper's claims and whether these numbers agree."""
-    peak, size = numbers["peak"], numbers["size"]
+    peak, size = numbers["peak"], numbers["mean_norm2"]
     return [
-        ("an image exists that the same attacks fool in all three networks", numbers["usable"] > 0,
-         f"{numbers['usable']} of {len(numbers['y'])}"),
+        ("an image exists that untargeted and targeted attacks and PGD fool in all three networks",
+         numbers["targeted_too"] > 0,
+         f"{numbers['targeted_too']} of {len(numbers['y'])} images, the target being the next "
+         f"digit; {numbers['usable']} without the targeted attack"),
         ("how a network was trained decides the form of the perturbation (mean cosine below 0.7)",
          numbers["alike"] < 0.7, f"cosine {numbers['alike']:.2f}"),
-        ("an SGD network is attacked through single pixels more than a Sobolev network",
-         peak["sgd"] > peak["ncg-h1"],
+        ("an SGD network is attacked through single pixels more than NCG and Sobolev networks "
+         "(by more than 0.05)", peak["sgd"] > max(peak["ncg"], peak["ncg-h1"]) + 0.05,
          f"|delta|_inf / |delta|_2: SGD {peak['sgd']:.3f}, NCG {peak['ncg']:.3f}, "
          f"Sobolev {peak['ncg-h1']:.3f}"),
         ("CW uses larger perturbations than the sensitivity attack",
@@ -168,7 +181,7 @@ def main() -> None:
         )
     )  # fmt: skip
     numbers = run(zoo, quick=not args.full)
-    keep = ("usable", "common", "examples", "peak", "size", "alike")
+    keep = ("usable", "targeted_too", "common", "examples", "peak", "mean_norm2", "alike")
     common.finish(args, plot(numbers), {k: numbers[k] for k in keep}, claims(numbers))
 
 

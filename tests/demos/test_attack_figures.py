@@ -44,7 +44,7 @@ def test_curves_rise_and_no_ball_is_left(attacked):
         for name in figure.ATTACKS:
             curve = runs[0][name]["curve"]
             assert curve[0] <= curve[1] <= runs[0][name]["susceptible"] + 1e-12
-        for name in ("PGD", figure.LONG, "FGSM"):
+        for name in ("PGD", figure.LONG, "FGM"):
             assert (runs[0][name]["max"] or 0) <= 0.9
 
 
@@ -71,7 +71,7 @@ def test_claims_count_what_the_numbers_say(attacked):
         np.mean(numbers["networks"][f"{a}-l2-ncg"][0]["sensitivity"]["curve"])
         for a in ("relu", "tanh")
     ]
-    wins = sum(s > n for s, n in zip(sgd, ncg, strict=True))
+    wins = sum(s > n + figure.MARGIN for s, n in zip(sgd, ncg, strict=True))
     text, agrees, measured = claims[3]
     assert text.startswith("SGD networks are more susceptible than NCG")
     assert agrees == (wins == 2)
