@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from snode import datasets
 from snode.analysis.attacks import (
@@ -68,6 +70,12 @@ from snode.training.innerproducts import H1, L2, Euclidean
 from snode.training.loop import TrainState, train
 from snode.training.ncg import CG_RULES, CgRule, CgTerms, NcgState, NonFiniteCostError, ncg
 
+if TYPE_CHECKING:
+    from snode.analysis.contractivity import contracting_shift, contractivity_interval
+    from snode.analysis.growth import certified_radius, growth_bound, trajectory_gap
+    from snode.analysis.lognorm import LogNormResult, log_norm, max_log_norm
+    from snode.analysis.perturbation import minimal_perturbation
+
 try:
     __version__ = version("snode")
 except PackageNotFoundError:  # a source tree that is not installed
@@ -92,6 +100,7 @@ __all__ = [
     "Event",
     "FunctionField",
     "IntegrationError",
+    "LogNormResult",
     "MLPField",
     "Model",
     "ModelFormatError",
@@ -116,8 +125,11 @@ __all__ = [
     "accuracy_under_noise",
     "activation_names",
     "carlini_wagner",
+    "certified_radius",
     "check",
     "confusion",
+    "contracting_shift",
+    "contractivity_interval",
     "datasets",
     "deepfool",
     "dot_test",
@@ -128,10 +140,14 @@ __all__ = [
     "get_activation",
     "get_backend",
     "gradient",
+    "growth_bound",
     "heun",
     "import_mat",
     "input_jacobian",
     "load",
+    "log_norm",
+    "max_log_norm",
+    "minimal_perturbation",
     "ncg",
     "observed_order",
     "ode23",
@@ -151,5 +167,29 @@ __all__ = [
     "success_curve",
     "taylor_test",
     "train",
+    "trajectory_gap",
     "use_backend",
 ]
+
+_ON_DEMAND = {
+    "LogNormResult": "lognorm",
+    "certified_radius": "growth",
+    "contracting_shift": "contractivity",
+    "contractivity_interval": "contractivity",
+    "growth_bound": "growth",
+    "log_norm": "lognorm",
+    "max_log_norm": "lognorm",
+    "minimal_perturbation": "perturbation",
+    "trajectory_gap": "growth",
+}
+"""Names whose module needs SciPy's linear algebra: imported when they are asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return getattr(import_module(f"snode.analysis.{_ON_DEMAND[name]}"), name)
+    raise AttributeError(f"module 'snode' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

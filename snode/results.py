@@ -35,6 +35,7 @@ class Status(Enum):
     STEP_UNDERFLOW = "the step became too small for the depth to change"
     MAX_STEPS = "too many steps"
     NO_DESCENT = "no step lowers the cost"
+    MAX_NODES = "the node limit was reached"
 
     def __repr__(self) -> str:
         return f"Status.{self.name}"

@@ -26,6 +26,10 @@ ACTIVATIONS = (
     ("elu", {"alpha": 1.7}, (0.0,)),
     ("softplus", {}, ()),
     ("identity", {}, ()),
+    ("leaky_tanh", {}, ()),
+    ("leaky_tanh", {"alpha": 0.4}, ()),
+    ("leaky_tanh_c1", {}, (-1.8184464592320668,)),
+    ("leaky_tanh_c1", {"alpha": 0.4}, (-1.0317185344477801,)),
 )
 
 

@@ -7,6 +7,7 @@ and are safe for :math:`|x| \le 10^4` in float32 and float64 (no overflow, no Na
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -179,6 +180,38 @@ def _smooth_leaky_relu(alpha: float = 0.01, width: float = 0.1) -> Activation:
     return Activation("smooth_leaky_relu", value, slope, (alpha, 1.0), params=params)
 
 
+def _leaky_tanh(alpha: float = 0.1) -> Activation:
+    """C2, slopes in (alpha, 1]: the identity for a >= 0, a mean of identity and tanh below."""
+    _require("alpha", alpha, 0.0 <= alpha <= 1.0, "in [0, 1]")
+
+    def value(a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.where(a >= 0, a, alpha * a + (1 - alpha) * xp.tanh(a))
+
+    def slope(a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.where(a >= 0, xp.ones_like(a), alpha + (1 - alpha) * (1 - xp.tanh(a) ** 2))
+
+    return Activation("leaky_tanh", value, slope, (alpha, 1.0), params={"alpha": alpha})
+
+
+def _leaky_tanh_c1(alpha: float = 0.1) -> Activation:
+    """C1, slopes in [alpha, 1]: tanh for a < 0, up to where its slope has fallen to alpha."""
+    _require("alpha", alpha, 0.0 < alpha <= 1.0, "in (0, 1]")
+    end = math.acosh(alpha**-0.5)  # 1 / cosh(end)^2 = alpha
+
+    def value(a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.maximum(a, 0) + xp.tanh(xp.clip(a, -end, 0)) + alpha * xp.minimum(a + end, 0)
+
+    def slope(a: Array) -> Array:
+        xp = array_namespace(a)
+        inside = 1 - xp.tanh(xp.clip(a, -end, 0)) ** 2
+        return xp.where(a <= -end, alpha * xp.ones_like(a), inside)
+
+    return Activation("leaky_tanh_c1", value, slope, (alpha, 1.0), params={"alpha": alpha})
+
+
 def _elu(alpha: float = 1.0) -> Activation:
     _require("alpha", alpha, alpha > 0, "positive")
 
@@ -207,6 +240,8 @@ _TABLE: dict[str, Callable[..., Activation]] = {
     "leaky_relu": _leaky_relu,
     "smooth_relu": _smooth_relu,
     "smooth_leaky_relu": _smooth_leaky_relu,
+    "leaky_tanh": _leaky_tanh,
+    "leaky_tanh_c1": _leaky_tanh_c1,
     "elu": _elu,
     "softplus": _softplus,
     "identity": _identity,
@@ -227,8 +262,8 @@ def get_activation(activation: str | Activation | Mapping[str, Any], **params: f
         A name (see `activation_names`), a ready `Activation` (returned as it is), or a
         `Activation.spec`.
     **params : float
-        Parameters of the family: ``alpha`` for ``leaky_relu``, ``elu`` and
-        ``smooth_leaky_relu``; ``width`` for the smooth ones.
+        Parameters of the family: ``alpha`` for ``elu`` and the leaky ones, whose slopes are in
+        [alpha, 1]; ``width`` for the smooth ones.
 
     Returns
     -------

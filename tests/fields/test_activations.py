@@ -23,6 +23,22 @@ def _smooth_slope(a, alpha, width):
     return np.where(a > width, 1.0, np.where(a < -width, alpha, inside))
 
 
+def _bend(alpha):
+    """Where the slope of tanh has fallen to alpha, found without arccosh."""
+    return np.arctanh(np.sqrt(1 - alpha))
+
+
+def _leaky_tanh_c1(a, alpha):
+    end = _bend(alpha)
+    below = alpha * (a + end) - np.sqrt(1 - alpha)  # tanh(end)^2 = 1 - alpha
+    return np.where(a >= 0, a, np.where(a >= -end, np.tanh(a), below))
+
+
+def _leaky_tanh_c1_slope(a, alpha):
+    inside = 1 / np.cosh(np.clip(a, -300, 300)) ** 2
+    return np.where(a >= 0, 1.0, np.where(a >= -_bend(alpha), inside, alpha))
+
+
 # name -> (sigma, sigma') written another way than in the package
 INDEPENDENT = {
     "sigmoid": (special.expit, lambda a: special.expit(a) * special.expit(-a)),
@@ -37,6 +53,13 @@ INDEPENDENT = {
         lambda a, width: _smooth_slope(a, 0.0, width),
     ),
     "smooth_leaky_relu": (_smooth, _smooth_slope),
+    "leaky_tanh": (
+        lambda a, alpha: (
+            np.maximum(a, 0) + alpha * np.minimum(a, 0) + (1 - alpha) * np.tanh(np.minimum(a, 0))
+        ),
+        lambda a, alpha: alpha + (1 - alpha) / np.cosh(np.clip(a, -300, 0)) ** 2,
+    ),
+    "leaky_tanh_c1": (_leaky_tanh_c1, _leaky_tanh_c1_slope),
     "elu": (
         lambda a, alpha: np.where(a > 0, a, alpha * special.expm1(np.clip(a, -700, 0))),
         lambda a, alpha: np.where(a > 0, 1.0, alpha * np.exp(np.clip(a, -700, 0))),
@@ -47,11 +70,31 @@ INDEPENDENT = {
 
 # defaults of mathematics.md 1.4 and of the table's documentation
 DEFAULTS = {
+    "leaky_tanh": {"alpha": 0.1},
+    "leaky_tanh_c1": {"alpha": 0.1},
     "leaky_relu": {"alpha": 0.01},
     "smooth_relu": {"width": 0.1},
     "smooth_leaky_relu": {"alpha": 0.01, "width": 0.1},
     "elu": {"alpha": 1.0},
 }
+
+
+# every activation with its defaults, and some with other parameters
+SPECIMENS = (
+    *((name, {}) for name in INDEPENDENT),
+    ("leaky_relu", {"alpha": 0.2}),
+    ("smooth_leaky_relu", {"alpha": 0.3, "width": 0.5}),
+    ("leaky_tanh", {"alpha": 0.4}),
+    ("leaky_tanh_c1", {"alpha": 0.4}),
+    ("elu", {"alpha": 0.2}),
+    ("elu", {"alpha": 1.7}),
+)
+
+
+@pytest.fixture(params=SPECIMENS, ids=str)
+def activation(request):
+    name, params = request.param
+    return snode.get_activation(name, **params)
 
 
 @pytest.fixture
@@ -81,7 +124,8 @@ def test_value_and_slope_equal_independent_formulas(activation):
 
 def test_slope_is_the_central_difference(activation):
     a = np.random.default_rng(0).uniform(-6, 6, 4000)
-    breaks = np.array([0.0, -0.1, 0.1, -0.5, 0.5])
+    bends = [-_bend(0.1), -_bend(0.4)]
+    breaks = np.array([0.0, -0.1, 0.1, -0.5, 0.5, *bends])
     a = a[np.abs(a[:, None] - breaks).min(axis=1) > 1e-3]
     h = 1e-5
     difference = (activation(a + h) - activation(a - h)) / (2 * h)
@@ -98,7 +142,7 @@ def test_slope_interval_holds_and_is_tight(activation):
 
 
 def test_kinks_are_exactly_the_jumps_of_the_slope(activation):
-    candidates = (0.0, -0.1, 0.1, -0.5, 0.5)
+    candidates = (0.0, -0.1, 0.1, -0.5, 0.5, -_bend(0.1), -_bend(0.4))
     step = 1e-9  # a continuous slope here changes by at most 5 * step
     jumps = tuple(
         point
@@ -185,6 +229,9 @@ def test_unknown_name_lists_the_valid_ones():
         ("leaky_relu", {"alpha": 1.5}, r"alpha must be in \[0, 1\]"),
         ("leaky_relu", {"alpha": -0.1}, r"alpha must be in \[0, 1\]"),
         ("smooth_leaky_relu", {"alpha": 2.0}, "alpha"),
+        ("leaky_tanh", {"alpha": 1.5}, r"alpha must be in \[0, 1\]"),
+        ("leaky_tanh_c1", {"alpha": 0.0}, r"alpha must be in \(0, 1\]"),
+        ("leaky_tanh_c1", {"alpha": float("nan")}, r"alpha must be in \(0, 1\]"),
         ("smooth_relu", {"width": 0.0}, "width must be positive"),
         ("smooth_relu", {"width": float("nan")}, "width must be positive"),
     ],
@@ -226,3 +273,49 @@ def test_register_refuses_nonsense_and_leaves_no_trace(table, value, slope, inte
     with pytest.raises(ValueError, match=message):
         snode.register_activation("mine", value, slope, interval)
     assert "mine" not in snode.activation_names()
+
+
+# --- the activations of the contractivity paper ---------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "order"), [("leaky_tanh", 2), ("leaky_tanh_c1", 1)])
+@pytest.mark.parametrize("alpha", [0.05, 0.4])
+def test_contractive_activations_are_as_smooth_as_they_claim(name, order, alpha):
+    # jump of the k-th derivative at the joints by one-sided differences of sigma'
+    entry = snode.get_activation(name, alpha=alpha)
+    joints = {"leaky_tanh": (0.0,), "leaky_tanh_c1": (0.0, -_bend(alpha))}[name]
+    e = 1e-5
+    for joint in joints:
+        left, middle, right = entry.slope(joint + e * np.array([-1.0, 0.0, 1.0]))
+        assert abs(right - left) <= 4 * e
+        second_jumps = abs((right - middle) - (middle - left)) / e > 1e-3
+        assert second_jumps == (order == 1 and joint != 0.0)
+
+
+@pytest.mark.parametrize("name", ["leaky_tanh", "leaky_tanh_c1", "leaky_relu"])
+def test_difference_quotients_stay_in_the_slope_interval(name):
+    # what contractivity needs, also across joints
+    entry = snode.get_activation(name, alpha=0.3)
+    a = np.random.default_rng(0).uniform(-4, 4, (2, 20_000))
+    value = entry(a)
+    quotient = (value[0] - value[1]) / (a[0] - a[1])
+    slack = 8 * EPS / np.abs(a[0] - a[1])
+    assert (quotient >= 0.3 - slack).all()
+    assert (quotient <= 1 + slack).all()
+
+
+@pytest.mark.parametrize("name", ["leaky_tanh", "leaky_tanh_c1"])
+def test_alpha_one_is_the_identity(name):
+    a = np.linspace(-5, 5, 101)
+    assert snode.get_activation(name, alpha=1.0)(a) == pytest.approx(a, abs=4 * EPS)
+
+
+@pytest.mark.parametrize("name", ["leaky_tanh", "leaky_tanh_c1"])
+def test_contractive_activations_can_be_saved_and_loaded(name, tmp_path, make_field):
+    entry = snode.get_activation(name, alpha=0.25)
+    classifier = snode.Classifier.random(make_field(activation=entry), 2, rng=0)
+    snode.save(tmp_path / "model.safetensors", classifier)
+    field = snode.load(tmp_path / "model.safetensors").field
+    assert field.activation.spec == {"name": name, "alpha": 0.25}
+    x = np.random.default_rng(0).standard_normal((field.n, 5))
+    assert np.array_equal(field(0.3, x), classifier(0.3, x))

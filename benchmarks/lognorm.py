@@ -1,0 +1,295 @@
+"""Largest logarithmic norm over all slopes: `snode.max_log_norm` against what it replaces.
+
+The matrices are Gaussian A / sqrt(n) - 1.5 I, the slopes [0.1, 1].
+
+- lower: 20 starts. The sign iteration of snode, the same with LAPACK's eigenpairs one by one, and
+  the gradient system of the paper, frozen at the ends of the box, integrated by SciPy's `solve_ivp`
+  (RK45) until it is as stationary; eigenpairs from LAPACK's `syevr`, largest one only;
+- certificate: the best multipliers by snode, L-BFGS on the smoothed problem, and a tree of boxes;
+- sdp: the same convex problem through CVXPY with Clarabel and SCS; their times are those inside of
+  the solver, the time of the whole call stands beside;
+- exact: random matrices with n up to 20, m = 0.1 and 0.5, with and without the shift.
+
+All candidates run with the same number of BLAS threads.
+
+Run: python benchmarks/lognorm.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.linalg import eigh
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+
+from snode.analysis.lognorm import max_log_norm
+from snode.runs import environment, now, write_json
+
+M, SHIFT, STARTS = 0.1, 1.5, 20
+STATIONARY = 1e-8
+SLOPES = (M, 1.0)
+
+
+def gaussian(n: int, seed: int = 0, shift: float = SHIFT) -> np.ndarray:
+    rng = np.random.default_rng([n, seed])
+    return rng.standard_normal((n, n)) / np.sqrt(n) - shift * np.eye(n)
+
+
+def in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, Any]]:
+    """Return the median seconds and the last value of each, measured in turns after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    values: dict[str, Any] = {}
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            values[name] = run()
+            times[name].append(time.perf_counter() - start)
+    return {name: (float(np.median(t[1:] or t)), values[name]) for name, t in times.items()}
+
+
+def top_pair(A: np.ndarray, d: np.ndarray) -> tuple[float, np.ndarray]:
+    n, B = len(A), d[:, None] * A
+    w, V = eigh(0.5 * (B + B.T), subset_by_index=[n - 1, n - 1], check_finite=False)
+    return float(w[0]), V[:, 0]
+
+
+# --- lower bounds ---------------------------------------------------------------------------------
+
+
+def sign_iteration(A: np.ndarray, starts: int) -> float:
+    """The alternating iteration as it is written down: one eigenpair at a time."""
+    rng = np.random.default_rng(0)
+    best = -np.inf
+    for _ in range(starts):
+        z, d = rng.standard_normal(len(A)), None
+        while True:
+            new = np.where(z * (A @ z) > 0, 1.0, M)
+            if d is not None and (new == d).all():
+                break
+            d = new
+            value, z = top_pair(A, d)
+        best = max(best, value)
+    return best
+
+
+def scipy_flow(A: np.ndarray, starts: int) -> tuple[float, int]:
+    """The gradient system from random points of the box; the best value, and evaluations."""
+    rng = np.random.default_rng(0)
+    best, count = -np.inf, 0
+
+    def rate(_: float, d: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1
+        d = np.clip(d, M, 1.0)
+        z = top_pair(A, d)[1]
+        g = z * (A @ z)
+        return np.where(((d >= 1) & (g > 0)) | ((d <= M) & (g < 0)), 0.0, g)
+
+    def moving(t: float, d: np.ndarray) -> float:
+        return float(np.abs(rate(t, d)).max()) - STATIONARY
+
+    moving.terminal = True  # type: ignore[attr-defined]
+    for _ in range(starts):
+        end = solve_ivp(rate, (0, 1e6), rng.uniform(M, 1, len(A)), events=moving).y[:, -1]
+        best = max(best, top_pair(A, np.clip(end, M, 1.0))[0])
+    return best, count
+
+
+def lower_bounds(sizes: list[int], repeats: int, flow_limit: int) -> dict[str, Any]:
+    results = {}
+    for n in sizes:
+        A = gaussian(n)
+        options: dict[str, Any] = {"certify": False, "n_starts": STARTS}
+        runs: dict[str, Callable[[], Any]] = {
+            "snode, sign iteration": lambda A=A, o=options: max_log_norm(
+                A, SLOPES, n_rounds=0, **o
+            ),
+            "snode, and 10 rounds more": lambda A=A, o=options: max_log_norm(A, SLOPES, **o),
+            "snode, flow": lambda A=A, o=options: max_log_norm(A, SLOPES, method="flow", **o),
+            "sign iteration by LAPACK": lambda A=A: sign_iteration(A, STARTS),
+        }
+        slow = {"snode, flow", "sign iteration by LAPACK"} if n > flow_limit else set()
+        timed = in_turns({k: run for k, run in runs.items() if k not in slow}, repeats)
+        rows = {name: (s, value_of(value)) for name, (s, value) in timed.items()}
+        if n <= flow_limit:  # long: once, right after the others
+            seconds, (value, count) = in_turns({"": lambda A=A: scipy_flow(A, STARTS)}, 0)[""]
+            rows[f"gradient system by solve_ivp ({count} eigenpairs)"] = seconds, value
+        print(f"lower bound, n = {n}, {STARTS} starts")
+        show(rows)
+        results[str(n)] = rows
+    return results
+
+
+def value_of(value: Any) -> float:
+    return value if isinstance(value, float) else value.lower
+
+
+def show(rows: dict[str, tuple[float, float]]) -> None:
+    first = next(iter(rows.values()))[0]
+    for name, (seconds, value) in rows.items():
+        print(f"  {name:52s} {seconds:9.4f} s {seconds / first:8.1f} x   {value:.6f}")
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+def smoothed(A: np.ndarray) -> float:
+    """L-BFGS on the soft maximum of the eigenvalues, over log a."""
+    S = 0.5 * (A + A.T)
+
+    def matrix(a: np.ndarray) -> np.ndarray:
+        return (1 + M) / 2 * S + (1 - M) / 4 * (np.diag(a) + A.T @ (A / a[:, None]))
+
+    def cost(t: np.ndarray) -> tuple[float, np.ndarray]:
+        a = np.exp(t)
+        w, V = np.linalg.eigh(matrix(a))
+        mu = 1e-3 * max(1.0, abs(w[-1]))
+        e = np.exp((w - w[-1]) / mu)
+        value = w[-1] + mu * np.log(e.sum())
+        e /= e.sum()
+        AV = A @ V
+        return value, (1 - M) / 4 * ((a[:, None] * V * V) @ e - (AV * AV / a[:, None]) @ e)
+
+    start = np.log(np.linalg.norm(A, axis=1))
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 2000})
+    return float(np.linalg.eigvalsh(matrix(np.exp(found.x)))[-1])
+
+
+def certificates(sizes: list[int], repeats: int, flow_limit: int) -> dict[str, Any]:
+    results = {}
+    for n in sizes:
+        A = gaussian(n)
+        runs: dict[str, Callable[[], Any]] = {
+            "snode, both sides": lambda A=A: max_log_norm(A, SLOPES),
+        }
+        if n <= flow_limit:
+            runs["snode, 50 boxes"] = lambda A=A: max_log_norm(
+                A, SLOPES, method="exact", max_nodes=50
+            )
+            runs["smoothed problem by L-BFGS"] = lambda A=A: smoothed(A)
+        timed = in_turns(runs, min(repeats, 3))
+        lower = max(value.lower for _, value in timed.values() if not isinstance(value, float))
+        print(f"certificate, n = {n}; best lower bound {lower:.6f}")
+        results[str(n)] = {}
+        for name, (seconds, value) in timed.items():
+            upper = value if isinstance(value, float) else value.upper
+            own = np.nan if isinstance(value, float) else value.gap
+            print(f"  {name:30s} {seconds:9.3f} s   upper {upper:.6f}, to the best lower bound "
+                  f"{upper - lower:.4f}, own gap {own:.4f}")  # fmt: skip
+            results[str(n)][name] = {"seconds": seconds, "upper": upper, "gap": upper - lower}
+    return results
+
+
+# --- the semidefinite programme -------------------------------------------------------------------
+
+
+def cvxpy_problem(A: np.ndarray) -> Any:
+    import cvxpy as cp
+
+    n, r = len(A), (1 - M) / 2
+    lam, L = cp.Variable(), cp.Variable(n)
+    S = (1 + M) / 4 * (A + A.T)
+    top = lam * np.eye(n) - S - A.T @ cp.diag(L) @ A
+    F = cp.bmat([[top, -r / 2 * np.eye(n)], [-r / 2 * np.eye(n), cp.diag(L)]])
+    return cp.Problem(cp.Minimize(lam), [0.5 * (F + F.T) >> 0])
+
+
+def semidefinite(sizes: list[int], repeats: int) -> dict[str, Any]:
+    try:
+        import cvxpy
+    except ImportError as error:
+        print(f"sdp: not compared: {error}")
+        return {}
+    results: dict[str, Any] = {}
+    for n in sizes:
+        A = gaussian(n)
+        runs: dict[str, Callable[[], Any]] = {
+            "snode": lambda A=A: max_log_norm(A, SLOPES, n_starts=1, n_rounds=0).upper,
+        }
+        inside: dict[str, list[float]] = {"CLARABEL": [], "SCS": []}
+        for solver in inside:
+            if solver not in cvxpy.installed_solvers():
+                print(f"  {solver} is not compared: not installed")
+                continue
+
+            def by(A: np.ndarray = A, solver: str = solver, log: Any = inside) -> float:
+                problem = cvxpy_problem(A)
+                problem.solve(solver=solver)
+                log[solver].append(problem.solver_stats.solve_time)
+                return float(problem.value)
+
+            runs[solver] = by
+        timed = in_turns(runs, min(repeats, 3))
+        seconds, upper = timed.pop("snode")
+        print(f"sdp, n = {n}: snode {seconds:.4f} s, upper {upper:.8f}")
+        results[str(n)] = {"snode": {"seconds": seconds, "upper": upper}}
+        for solver, (whole, value) in timed.items():
+            inner = float(np.median(inside[solver]))
+            relative = (upper - value) / abs(value)
+            print(f"  {solver:10s} {inner:8.3f} s ({inner / seconds:6.1f} x), whole call "
+                  f"{whole:8.3f} s, value {value:.8f}, snode above it by "
+                  f"{relative:.1e}")  # fmt: skip
+            results[str(n)][solver] = {
+                "seconds": inner, "whole": whole, "value": value, "relative": relative,
+            }  # fmt: skip
+    return results
+
+
+# --- exact ----------------------------------------------------------------------------------------
+
+
+def exact(sizes: list[int], count: int) -> dict[str, Any]:
+    results = {}
+    for n in sizes:
+        times, nodes, gaps, missed = [], [], [], 0
+        for shift, m, seed in [
+            (shift, m, seed) for shift in (0.0, 1.5) for m in (0.1, 0.5) for seed in range(count)
+        ]:
+            A = gaussian(n, seed, shift)
+            local = max_log_norm(A, (m, 1.0), certify=False, n_starts=1, n_rounds=0)
+            start = time.perf_counter()
+            result = max_log_norm(A, (m, 1.0), method="exact")
+            times.append(time.perf_counter() - start)
+            nodes.append(result.n_nodes)
+            gaps.append(result.gap)
+            missed += local.lower < result.lower - 1e-9
+        print(f"exact, n = {n}: {len(times)} matrices, {np.median(times):.3f} s (median), "
+              f"{max(times):.3f} s (largest), at most {max(nodes)} boxes, gap at most "
+              f"{max(gaps):.1e}; one local search missed the maximum in {missed}")  # fmt: skip
+        results[str(n)] = {
+            "median": float(np.median(times)), "largest": max(times), "nodes": max(nodes),
+            "gap": max(gaps), "missed": missed, "of": len(times),
+        }  # fmt: skip
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[50, 196, 784])
+    parser.add_argument("--sdp", type=int, nargs="+", default=[20, 40, 60])
+    parser.add_argument("--exact", type=int, nargs="+", default=[12, 16, 20])
+    parser.add_argument("--count", type=int, default=10, help="matrices of each kind for exact")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of BLAS, for everything")
+    parser.add_argument("--flow-limit", type=int, default=196, help="largest n for the slow ones")
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    args = parser.parse_args()
+    numbers: dict[str, Any] = {"when": now(), "environment": environment(), "threads": args.threads}
+    with threadpool_limits(limits=args.threads):
+        numbers["lower"] = lower_bounds(args.sizes, args.repeats, args.flow_limit)
+        numbers["certificate"] = certificates(args.sizes, args.repeats, args.flow_limit)
+        numbers["sdp"] = semidefinite(args.sdp, args.repeats)
+        numbers["exact"] = exact(args.exact, args.count)
+    if args.out:
+        write_json(args.out, numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,478 @@
+r"""How far two trajectories can part: growth bounds, certified radii, measured gaps.
+
+Two solutions u, v of :math:`x' = f(t, x)` satisfy :math:`(u - v)' = J (u - v)` with
+:math:`J = D_k A_k \cdots D_1 A_1` and slopes in the interval of the activations (mean value theorem
+in every unit). With f(t) a bound of the logarithmic norm of all these J,
+
+.. math:: |u(t) - v(t)| \le \exp\Big(\int_{t_0}^t f(s)\, ds\Big)\, |u(t_0) - v(t_0)| .
+
+Explicit Euler, which is what a network computes, has its own factor: the product of
+:math:`\max_d |I + h J|_2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from snode.analysis.attack_result import behind, check_count, norm2
+from snode.analysis.growth_rates import Layers, Rates
+from snode.backend import Array, array_namespace, is_array, to_host
+from snode.fields.base import has_readout, outputs
+from snode.ode.arguments import check_choice, check_state
+from snode.ode.problems import Solver, as_solver, solve_direct
+from snode.ode.tableaus import ADAPTIVE
+from snode.predict import check_classes
+
+__all__ = [
+    "CertifiedRadius", "GrowthBound", "TrajectoryGap",
+    "certified_radius", "growth_bound", "trajectory_gap",
+]  # fmt: skip
+
+EPS = float(np.finfo(float).eps)
+KINDS = ("flow", "euler")
+METHODS = ("certificate", "norms")
+BLOCK = 500
+
+
+@dataclass(frozen=True, eq=False)
+class GrowthBound:
+    r"""How far trajectories can part along depth; result of `growth_bound`.
+
+    Attributes
+    ----------
+    t : array (k,)
+        Depths.
+    log_factor : array (k,)
+        Logarithm of the factor; 0 at ``t[0]``.
+    ends : array (s + 1,)
+        Ends of the segments on which the rates were bounded.
+    upper : array (s,)
+        Rate of growth on each segment: ``log_factor`` per depth.
+    lower : array (s,)
+        The same with the slopes that a local search found, for the flow: what a better certificate
+        could at best reach. NaN for Euler and for ``method="norms"``.
+    kind : str
+        "flow" or "euler".
+    method : str
+    """
+
+    t: Array
+    log_factor: Array
+    ends: Array
+    upper: Array
+    lower: Array
+    kind: str
+    method: str
+
+    @property
+    def factor(self) -> Array:
+        """Bound of the distance relative to that at ``t[0]``, (k,); inf where it overflows."""
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(self.log_factor) * (1 + 4 * EPS))
+
+    def __repr__(self) -> str:
+        return (
+            f"GrowthBound({self.kind}, {self.method}, t={self.t[0]:g}..{self.t[-1]:g}, "
+            f"factor {self.factor[-1]:.6g}, rate {self.upper.min():.4g}..{self.upper.max():.4g})"
+        )
+
+
+def growth_bound(
+    field: Any,
+    t: Sequence[float] | float | None = None,
+    *,
+    kind: str = "flow",
+    method: str = "certificate",
+    n_starts: int = 2,
+    rng: Any = 0,
+) -> GrowthBound:
+    r"""Return a certified bound of how far two trajectories of a field can part.
+
+    Parameters
+    ----------
+    field : StandaloneField, MLPField, or Classifier of one of them
+        The read-out of a classifier has no part in it.
+    t : increasing sequence of float, or float, optional
+        Depths; a single one means from the start of the grid to there. Default ``field.grid``. For
+        "euler" they must be depths of the grid.
+    kind : {"flow", "euler"}, optional
+        The solution of the differential equation, or what explicit Euler computes on the grid of
+        the field.
+    method : {"certificate", "norms"}, optional
+        The certificate of `max_log_norm`, or only the norms of the matrices: much faster and much
+        coarser.
+    n_starts : int, optional
+        Starts of the local search that tells how tight the certificate is.
+    rng : seed or numpy.random.Generator, optional
+
+    Returns
+    -------
+    GrowthBound
+
+    Raises
+    ------
+    TypeError
+        If the field is of another kind.
+    ValueError
+        If an argument does not fit; names the argument.
+
+    Notes
+    -----
+    *Between the nodes.* On a cell :math:`W(t) = \sum_j B_j(t) P_j` with the Bernstein polynomials
+    :math:`B_j \ge 0`, :math:`\sum_j B_j = 1`, of degree p = 0 (constant), 1 (linear) or 3 (cubic).
+    The bound f is a convex function of W (a maximum of linear ones), so
+    :math:`f(W(t)) \le \sum_j B_j(t) f(P_j)`, and the integral over the cell is at most the mean
+    of the :math:`f(P_j)` times the width.
+
+    *Euler.* For one layer and slopes :math:`d = c + r e`, :math:`|e_i| \le 1`, with
+    :math:`p = (I + hcW) x` and :math:`q = h r W x`,
+
+    .. math:: |x + hDWx|^2 = |p + e * q|^2 \le \sum_i (1 + \alpha_i) p_i^2 + (1 + 1/\alpha_i) q_i^2
+
+    for every :math:`\alpha > 0`: the largest eigenvalue of an n x n matrix, minimised over
+    :math:`\alpha` and evaluated with outward rounding. For several layers, with a bound f of the
+    logarithmic norm, :math:`|I + hJ|^2 \le 1 + 2hf + h^2 \prod_j \max|D_j|^2 |A_j|_2^2`; one layer
+    takes the smaller of the two.
+
+    The bounds hold for exact arithmetic of the network; the rounding of W(t) between the nodes is
+    not included.
+
+    References
+    ----------
+    .. [1] Guglielmi et al., arXiv 2402.13092.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> from snode.analysis.growth import growth_bound
+    >>> field = snode.StandaloneField(-np.ones((5, 1, 1)), np.zeros((5, 1)), T=1.0,
+    ...                               activation="identity")
+    >>> bool(abs(growth_bound(field).factor[-1] - np.exp(-1)) < 1e-12)
+    True
+    >>> bool(abs(growth_bound(field, kind="euler").factor[-1] - 0.8**5) < 1e-12)
+    True
+    """
+    check_choice("kind", kind, KINDS)
+    check_choice("method", method, METHODS)
+    layers = Layers.of(field)
+    depths = _depths(t, layers.grid, kind)
+    rates = Rates(layers, method, check_count("n_starts", n_starts), rng)
+    inner = layers.grid[(layers.grid > depths[0]) & (layers.grid < depths[-1])]
+    ends = np.union1d(inner, depths)
+    widths = np.diff(ends)
+    step = rates.flow_step if kind == "flow" else rates.euler_step
+    pairs = [step(float(a), float(b)) for a, b in pairwise(ends)]
+    upper, lower = np.array(pairs).reshape(-1, 2).T
+    # every product and every sum is rounded
+    slack = 4 * (len(widths) + 2) * EPS * np.cumsum(widths * np.abs(upper))
+    total = np.concatenate([[0.0], np.cumsum(widths * upper) + slack])
+    log_factor = total[np.searchsorted(ends, depths)]
+    return GrowthBound(depths, log_factor, ends, upper, lower, kind, method)
+
+
+# --- certified radii ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedRadius:
+    """How far each input can be moved without changing its class; result of `certified_radius`.
+
+    Attributes
+    ----------
+    radius : float64 array (m,)
+        In the 2-norm; every perturbation that is shorter leaves the class as it is. 0 for samples
+        that are misclassified.
+    margin : float64 array (m,)
+        Smallest lead of the class over another one, in the outputs; negative for samples that are
+        misclassified.
+    label : int64 array (m,)
+        Predicted class.
+    y : int64 array (m,)
+        The class that is to stay.
+    growth : GrowthBound
+    """
+
+    radius: Array
+    margin: Array
+    label: Array
+    y: Array
+    growth: GrowthBound
+
+    def accuracy(self, radii: Sequence[float]) -> Array:
+        """Certified accuracy: share of samples whose radius is larger, an array like `radii`."""
+        allowed = np.asarray(radii, dtype=np.float64)
+        if not (allowed >= 0).all():
+            raise ValueError(f"radii must be >= 0; got {radii!r}")
+        return np.asarray((self.radius > allowed[..., None]).mean(axis=-1))
+
+    def __repr__(self) -> str:
+        certified = self.radius[self.radius > 0]
+        text = f"{len(certified)} of {len(self.radius)} samples certified"
+        if len(certified):
+            text += f", radius median {np.median(certified):.3g} max {certified.max():.3g}"
+        return f"CertifiedRadius({text}, factor {self.growth.factor[-1]:.4g}, {self.growth.kind})"
+
+
+def certified_radius(
+    field: Any,
+    x: Array,
+    y: Array | None = None,
+    *,
+    n_classes: int | None = None,
+    solver: str | Solver = "euler",
+    growth: GrowthBound | None = None,
+    method: str = "certificate",
+) -> CertifiedRadius:
+    r"""Return for each sample a radius within which no perturbation changes the predicted class.
+
+    Parameters
+    ----------
+    field : StandaloneField, MLPField, or Classifier of one of them
+    x : array (n, m)
+    y : integer array (m,), optional
+        True classes; misclassified samples get radius 0. Default: the predicted ones.
+    n_classes : int, optional
+        As for `predict`.
+    solver : str or Solver, optional
+        "euler": the prediction as the network computes it. "ode45" or "ode23": the exact flow; the
+        error of the solver is not part of the certificate, so choose its tolerances small.
+    growth : GrowthBound, optional
+        To save computing it again.
+    method : {"certificate", "norms"}, optional
+        As for `growth_bound`.
+
+    Returns
+    -------
+    CertifiedRadius
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; names the argument.
+    IntegrationError
+        If the direct problem does not stay finite.
+
+    Notes
+    -----
+    Let L be the growth factor of the whole depth, :math:`z = V x(T) + c` the outputs and i the
+    predicted class. If the input moves by :math:`\delta`, then x(T) moves by at most
+    :math:`L |\delta|`, and by Cauchy and Schwarz
+
+    .. math:: z_i - z_j \;\ge\; (z_i - z_j)_{\delta = 0} - |V_i - V_j|\, L\, |\delta| ,
+
+    which is positive as long as :math:`|\delta|` is less than
+
+    .. math:: r = \min_{j \ne i} \frac{z_i - z_j}{|V_i - V_j|\, L} .
+
+    As :math:`|V_i - V_j| \le \sqrt2\, |V|_2`, this is never less than
+    :math:`\min_j (z_i - z_j) / (\sqrt2 |V|_2 L)`. Without a read-out, V is the first rows of the
+    identity and :math:`|V_i - V_j| = \sqrt 2`. From each lead the rounding error of the outputs is
+    taken off (64 times the precision of the dtype, relative to the largest output).
+
+    References
+    ----------
+    .. [1] Tsuzuku, Sato, Sugiyama, *Lipschitz-margin training*, arXiv 1802.04034.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> from snode.analysis.growth import certified_radius
+    >>> field = snode.StandaloneField(np.zeros((1, 2, 2)), np.zeros((1, 2)), T=1.0)
+    >>> certified_radius(field, np.array([[0.4], [0.2]]), n_classes=2).radius.round(6)
+    array([0.141421])
+    """
+    check_state(field, x, "x")
+    C, (chosen, kind) = check_classes(field, n_classes), _solver(solver)
+    if C < 2:
+        raise ValueError(f"n_classes must be at least 2; got {C}")
+    growth = _growth(field, kind, method, growth)
+    z, slack = _outputs(field, x, chosen, C)
+    label = z.argmax(axis=0)
+    kept = label if y is None else _labels(y, x.shape[1], C)
+    k = np.arange(z.shape[1])
+    lead = z[kept, k] - z
+    lead[kept, k] = np.inf
+    V = to_host(field.V).astype(np.float64) if has_readout(field) else np.eye(C, field.n)
+    distance = np.linalg.norm(V[:, None] - V, axis=2)[kept].T * (1 + 4 * field.n * EPS)
+    usable = lead - slack
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        radius = np.where(usable > 0, usable / (distance * growth.factor[-1]), 0.0)
+    radius[kept, k] = np.inf
+    return CertifiedRadius(radius.min(axis=0), lead.min(axis=0), label, kept, growth)
+
+
+# --- trajectories against the bound ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryGap:
+    """Distance of pairs of trajectories along depth, and its bound; result of `trajectory_gap`.
+
+    Attributes
+    ----------
+    t : array (K + 1,)
+    gap : array (K + 1, m)
+        ``|u(t) - v(t)|`` of each pair.
+    bound : array (K + 1,)
+        Certified growth factor: ``gap <= bound * gap[0]``.
+    growth : GrowthBound
+    """
+
+    t: Array
+    gap: Array
+    bound: Array
+    growth: GrowthBound
+
+    @property
+    def ratio(self) -> Array:
+        """``gap / gap[0]``, (K + 1, m)."""
+        return np.asarray(self.gap / self.gap[0])
+
+    @property
+    def tightness(self) -> Array:
+        """Largest ratio divided by the bound, (K + 1,): 1 where the bound is attained."""
+        return np.asarray(self.ratio.max(axis=1) / self.bound)
+
+    def __repr__(self) -> str:
+        return (
+            f"TrajectoryGap({self.gap.shape[1]} pairs, {self.growth.kind}, largest ratio at the "
+            f"end {self.ratio[-1].max():.4g}, bound {self.bound[-1]:.4g})"
+        )
+
+
+def trajectory_gap(
+    field: Any,
+    u: Array,
+    v: Array,
+    *,
+    solver: str | Solver = "euler",
+    growth: GrowthBound | None = None,
+    method: str = "certificate",
+) -> TrajectoryGap:
+    """Follow pairs of trajectories and compare their distance with the certified bound.
+
+    Parameters
+    ----------
+    field : StandaloneField, MLPField, or Classifier of one of them
+    u, v : array (n, m)
+        Initial states; a pair in each column, not equal.
+    solver, growth, method
+        As for `certified_radius`.
+
+    Returns
+    -------
+    TrajectoryGap
+        On ``field.grid``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; names the argument.
+    IntegrationError
+        If a trajectory does not stay finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import snode
+    >>> from snode.analysis.growth import trajectory_gap
+    >>> field = snode.StandaloneField.random(3, 1.0, 10, rng=0)
+    >>> result = trajectory_gap(field, np.ones((3, 4)), np.zeros((3, 4)))
+    >>> bool((result.ratio <= result.bound[:, None]).all())
+    True
+    """
+    check_state(field, u, "u")
+    check_state(field, v, "v")
+    if u.shape != v.shape:
+        raise ValueError(f"u and v must have the same shape; got {u.shape} and {v.shape}")
+    chosen, kind = _solver(solver)
+    grid = np.asarray(field.grid, dtype=np.float64)
+    growth = _growth(field, kind, method, growth)
+    if not np.array_equal(growth.t, grid):
+        raise ValueError("growth must be a bound on the grid of the field")
+    m = u.shape[1]
+    both = array_namespace(u, v).concatenate([u, v], axis=1)
+    options: dict[str, Any] = {}
+    if kind == "flow":
+        options = {"rtol": chosen.rtol, "atol": chosen.atol, "max_step": chosen.max_step,
+                   "max_steps": chosen.max_steps, "t": grid}  # fmt: skip
+    sol = solve_direct(field, both, method=chosen.method, keep="trajectory", **options)
+    states: Any = sol.x
+    states = states[np.isin(sol.t, grid)]
+    gap = np.stack([to_host(norm2(x[:, :m].astype(np.float64) - x[:, m:])) for x in states])
+    if not (gap[0] > 0).all():
+        raise ValueError("u and v must differ in every column")
+    return TrajectoryGap(grid, gap, growth.factor, growth)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def _depths(t: Any, grid: Array, kind: str) -> Array:
+    if t is None:
+        return grid
+    try:
+        depths = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"t must be depths: {error}") from None
+    depths = np.array([grid[0], depths]) if depths.ndim == 0 else depths
+    inside = depths.ndim == 1 and len(depths) > 1 and bool((np.diff(depths) > 0).all())
+    if not inside or not (grid[0] <= depths[0] and depths[-1] <= grid[-1]):
+        raise ValueError(
+            f"t must be increasing depths in [{grid[0]:g}, {grid[-1]:g}], two or more; got {t!r}"
+        )
+    if kind == "euler" and not np.isin(depths, grid).all():
+        raise ValueError("t must be depths of the grid of the field for kind='euler'")
+    return depths
+
+
+def _solver(solver: str | Solver) -> tuple[Solver, str]:
+    chosen = as_solver(solver)
+    if chosen.method == "euler":
+        return chosen, "euler"
+    if chosen.method in ADAPTIVE:
+        return chosen, "flow"
+    raise ValueError(
+        f"solver must be 'euler', or for the exact flow 'ode23' or 'ode45'; got {chosen.method!r}"
+    )
+
+
+def _growth(field: Any, kind: str, method: str, growth: GrowthBound | None) -> GrowthBound:
+    if growth is None:
+        return growth_bound(field, kind=kind, method=method)
+    if growth.kind != kind:
+        raise ValueError(f"growth must be a bound for kind={kind!r}; got {growth.kind!r}")
+    grid = np.asarray(field.grid, dtype=np.float64)
+    if growth.t[0] != grid[0] or growth.t[-1] != grid[-1]:
+        raise ValueError("growth must be a bound over the whole depth of the field")
+    return growth
+
+
+def _outputs(field: Any, x: Array, solver: Solver, n_classes: int) -> tuple[Array, Array]:
+    """Outputs that are classes, in float64 on the host, and what rounding may do to a lead."""
+    z, slack = [], []
+    for start in range(0, x.shape[1], BLOCK):
+        columns = array_namespace(x).ascontiguousarray(x[:, start : start + BLOCK])
+        part = outputs(field, solver.solve(field, columns, keep="last").x_T)[:n_classes]
+        z.append(to_host(part).astype(np.float64))
+        slack.append(to_host(behind(part)))
+    return np.concatenate(z, axis=1), np.concatenate(slack)
+
+
+def _labels(y: Any, m: int, n_classes: int) -> Array:
+    if not is_array(y) or y.shape != (m,) or to_host(y).dtype.kind not in "iu":
+        got = f"{y.dtype} {y.shape}" if is_array(y) else repr(y)
+        raise ValueError(f"y must be integer labels of shape ({m},); got {got}")
+    labels = to_host(y).astype(np.int64)
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(
+            f"y must hold labels 0..{n_classes - 1}; got {labels.min()}..{labels.max()}"
+        )
+    return labels
