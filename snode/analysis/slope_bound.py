@@ -33,6 +33,9 @@ CENTRED_WELL, LAST_STEPS = 1e-3, 6
 """At the end, for the sake of the dual matrix."""
 
 SHRINK = 0.6
+SMALLEST = 2.0**-130
+"""Multipliers stay between this and its inverse, for the sake of underflow."""
+
 RESOLVED = 0.3
 """A bound is known to stay above its target at this part of their distance."""
 
@@ -104,8 +107,9 @@ def slope_bound(
     L, warm = _start(form, multiplier)
     with np.errstate(all="ignore"):  # what is not finite is not accepted
         solved = _interior_point(form, L, WARM if warm else COLD, tol, target, max_newton)
-    full[form.free], spread[form.free] = solved.L, solved.spread
-    upper = form.verified(solved.L)
+    best = np.clip(solved.L, SMALLEST, 1 / SMALLEST)
+    full[form.free], spread[form.free] = best, solved.spread
+    upper = form.verified(best)
     return SlopeBound(upper, full, solved.x, spread, form.size, solved.n_newton)
 
 

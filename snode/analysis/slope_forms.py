@@ -66,6 +66,7 @@ class SingleForm:
         self.r = r[self.free]
         self.size = float(np.abs(self.half).sum(axis=1).max())
         self.size += float((np.abs(r) * np.linalg.norm(A, axis=1)).max(initial=0.0))
+        self.crude = _norm_bound(chain)
 
     def default(self) -> Array:
         """Multipliers of a = |row|: L = r / 2a."""
@@ -109,6 +110,8 @@ class SingleForm:
         """The bound, rounded outward."""
         n = self.n
         M = self.matrix(L)
+        if not np.isfinite(M).all():
+            return self.crude
         # every entry of M has at most n + 8 roundings, each relative to the sum of the moduli
         absolute, weight = np.abs(self.A), np.zeros(n)
         weight[self.free] = L
@@ -117,7 +120,7 @@ class SingleForm:
         rows += absolute.T @ (weight * (absolute @ ones))
         rows[self.free] += self.r**2 / (4 * L)
         error = gamma(n + 10) * float(rows.max()) + TINY
-        return _eigenvalue_bound(M, error)
+        return min(_eigenvalue_bound(M, error), self.crude)
 
 
 class Blocks(NamedTuple):

@@ -18,7 +18,7 @@ from snode.backend import Array
 __all__ = ["EPS", "TINY", "Chain", "make_chain"]
 
 EPS = float(np.finfo(float).eps)
-TINY = 2.0**-900
+TINY = 2.0**-600
 """More than everything that underflow can take away from a scaled problem."""
 
 

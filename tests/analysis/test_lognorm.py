@@ -434,7 +434,8 @@ def test_any_multiplier_gives_a_bound():
             L = np.exp(2 * rng.standard_normal(7))
             upper = unscale(form.verified(L), chain.exponent, up=True)
             assert upper >= f
-            assert upper == pytest.approx(2.0**chain.exponent * form.value(L), rel=1e-12)
+            smaller = min(form.value(L), form.crude)
+            assert upper == pytest.approx(2.0**chain.exponent * smaller, rel=1e-12)
 
 
 def test_any_multiplier_of_layers_gives_a_bound_or_falls_back():
