@@ -12,13 +12,23 @@ The matrices are Gaussian A / sqrt(n) - 1.5 I, the slopes [0.1, 1].
 
 All candidates run with the same number of BLAS threads.
 
-Run: python benchmarks/lognorm.py
+With --choices, instead: what was chosen, and by what measurement:
+
+- eigenpairs: the top eigenpair at slopes met on the way, by LAPACK, ARPACK and LOBPCG, cold and
+  from the eigenvector of the slopes before, and by the Lanczos steps of snode, alone and 20 starts
+  at once;
+- starts: the whole search with stacked LAPACK and with Lanczos steps;
+- kernel: the whole search, and both sides, with the orthogonalisation of the Lanczos steps by NumPy
+  and by the Numba kernel; for the search also how much of its time products and that step take.
+
+Run: python benchmarks/lognorm.py [--choices]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,13 +37,18 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.linalg import eigh
 from scipy.optimize import minimize
+from scipy.sparse.linalg import eigsh, lobpcg
 from threadpoolctl import threadpool_limits
 
+from snode import _kernels
+from snode.analysis import slope_search
 from snode.analysis.lognorm import max_log_norm
+from snode.analysis.slope_problem import Chain, make_chain
 from snode.runs import environment, now, write_json
 
 M, SHIFT, STARTS = 0.1, 1.5, 20
 STATIONARY = 1e-8
+TOL = 1e-8
 SLOPES = (M, 1.0)
 
 
@@ -270,6 +285,165 @@ def exact(sizes: list[int], count: int) -> dict[str, Any]:
     return results
 
 
+# --- what was chosen ------------------------------------------------------------------------------
+
+
+def favoured(A: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return np.where(z * (A @ z) > 0, 1.0, M)
+
+
+def on_the_way(A: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes after two updates from random starts, and the eigenvectors before, (n, count) each."""
+    before = np.random.default_rng(1).standard_normal((len(A), count))
+    before = np.stack([top_pair(A, favoured(A, z))[1] for z in before.T], axis=1)
+    return favoured(A, before), before
+
+
+def eigenpairs(sizes: list[int], repeats: int) -> dict[str, Any]:
+    results = {}
+    for n in sizes:
+        A = gaussian(n)
+        D, Z = on_the_way(A, STARTS)
+        B = D[:, 0, None] * A
+        S, near, far = 0.5 * (B + B.T), Z[:, :1], np.random.default_rng(2).standard_normal((n, 1))
+        chain = make_chain([A], [SLOPES])
+        scale = 2.0**chain.exponent
+        iterative = {"which": "LA", "tol": TOL}
+
+        def by_lobpcg(x: np.ndarray, S: np.ndarray = S) -> Any:
+            with warnings.catch_warnings():  # for small n it uses LAPACK, and says so
+                warnings.simplefilter("ignore")
+                return lobpcg(S, x, tol=TOL, maxiter=1000)
+
+        def by_snode(D: np.ndarray, X: np.ndarray, chain: Any = chain, scale: float = scale) -> Any:
+            w, V, _ = slope_search.lanczos(chain, (D,), X, slope_search.KRYLOV)
+            return scale * w, V
+
+        def by_stack(chain: Any = chain, D: np.ndarray = D, scale: float = scale) -> Any:
+            w, V = slope_search._stacked_pairs(chain, (D,))
+            return scale * w, V
+
+        together = f"{STARTS} at once"
+        runs: dict[str, Callable[[], Any]] = {
+            "LAPACK, largest pair (syevr)": lambda S=S, n=n: eigh(
+                S, subset_by_index=[n - 1, n - 1], check_finite=False
+            ),
+            "LAPACK, all pairs (syevd)": lambda S=S: np.linalg.eigh(S),
+            f"LAPACK, all pairs, {together}": by_stack,
+            "ARPACK eigsh, cold": lambda S=S, v=far, o=iterative: eigsh(S, k=1, v0=v[:, 0], **o),
+            "ARPACK eigsh, warm": lambda S=S, v=near, o=iterative: eigsh(S, k=1, v0=v[:, 0], **o),
+            "LOBPCG, cold": lambda f=by_lobpcg, v=far: f(v),
+            "LOBPCG, warm": lambda f=by_lobpcg, v=near: f(v),
+            "snode, Lanczos steps, warm": lambda f=by_snode, D=D, v=near: f(D[:, :1], v),
+            f"snode, Lanczos steps, warm, {together}": lambda f=by_snode, D=D, Z=Z: f(D, Z),
+        }
+        value, z = top_pair(A, D[:, 0])
+        print(f"eigenpairs, n = {n}: seconds for one pair, error of the value, slopes that differ")
+        results[str(n)] = {}
+        for name, (whole, (w, V)) in in_turns(runs, repeats).items():
+            column = 0 if V.shape[1] < n or together in name else -1
+            found = {
+                "seconds": whole / STARTS if together in name else whole,
+                "error": abs(float(w[column]) - value),
+                "slopes": int((favoured(A, V[:, column]) != favoured(A, z)).sum()),
+            }
+            print("  {:45s} {seconds:10.6f} s {error:9.1e} {slopes:4d}".format(name, **found))
+            results[str(n)][name] = found
+    return results
+
+
+def with_patch(place: Any, name: str, value: Any, run: Callable[[], Any]) -> Callable[[], Any]:
+    """Return `run` with another value of a global of the module `place`."""
+
+    def patched() -> Any:
+        own = getattr(place, name)
+        setattr(place, name, value)
+        try:
+            return run()
+        finally:
+            setattr(place, name, own)
+
+    return patched
+
+
+def stacks(sizes: list[int], repeats: int, limit: int) -> dict[str, Any]:
+    results = {}
+    for n in sizes:
+        if n > limit:
+            continue
+
+        def search(n: int = n) -> Any:
+            return max_log_norm(gaussian(n), SLOPES, certify=False, n_starts=STARTS)
+
+        runs = {
+            "stacked LAPACK": with_patch(slope_search, "STACKED", n, search),
+            "Lanczos steps": with_patch(slope_search, "STACKED", 0, search),
+        }
+        rows = {name: (s, v.lower) for name, (s, v) in in_turns(runs, repeats).items()}
+        print(f"starts, n = {n}; snode takes stacked LAPACK up to n = {slope_search.STACKED}")
+        show(rows)
+        results[str(n)] = rows
+    return results
+
+
+def lanczos_step_by_numpy(
+    basis: np.ndarray, k: int, v: np.ndarray, alpha: np.ndarray, beta: np.ndarray
+) -> None:
+    """What the kernel does."""
+    Q = basis[: k + 1]
+    alpha[:] = np.einsum("ns,ns->s", Q[k], v)
+    for _ in range(2):
+        v -= np.einsum("kns,ks->ns", Q, np.einsum("kns,ns->ks", Q, v))
+    beta[:] = np.linalg.norm(v, axis=0)
+    basis[k + 1] = v / np.where(beta > 1e-14, beta, np.inf)
+
+
+def shares(run: Callable[[], Any], step: Any) -> dict[str, float]:
+    """Share of the seconds of `run` within the products, and within `step` as the Lanczos step."""
+    spent = {"products": 0.0, "orthogonalisation": 0.0}
+
+    def timed(name: str, call: Any) -> Any:
+        def wrapper(*args: Any) -> Any:
+            start = time.perf_counter()
+            value = call(*args)
+            spent[name] += time.perf_counter() - start
+            return value
+
+        return wrapper
+
+    run = with_patch(Chain, "product", timed("products", Chain.product), run)
+    run = with_patch(_kernels, "lanczos_step", timed("orthogonalisation", step), run)
+    start = time.perf_counter()
+    run()
+    whole = time.perf_counter() - start
+    return {name: seconds / whole for name, seconds in spent.items()}
+
+
+def kernel(sizes: list[int], repeats: int) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for n in sizes:
+        if n <= slope_search.STACKED:  # no Lanczos steps
+            continue
+        results[str(n)] = {}
+        for what, certify in (("lower bound", False), ("both sides", True)):
+
+            def search(n: int = n, certify: bool = certify) -> Any:
+                return max_log_norm(gaussian(n), SLOPES, certify=certify, n_starts=STARTS)
+
+            by_numpy = with_patch(_kernels, "lanczos_step", lanczos_step_by_numpy, search)
+            timed = in_turns({"Numba": search, "NumPy": by_numpy}, repeats)
+            rows: Any = {name: (s, v.lower) for name, (s, v) in timed.items()}
+            print(f"kernel, n = {n}, {what}")
+            show(rows)
+            steps = {"Numba": _kernels.lanczos_step, "NumPy": lanczos_step_by_numpy}
+            for form, step in steps.items() if not certify else ():
+                rows[f"shares, {form}"] = shares(search, step)
+                texts = [f"{share:.0%} {part}" for part, share in rows[f"shares, {form}"].items()]
+                print(f"  of it with {form}: {', '.join(texts)}")
+            results[str(n)][what] = rows
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 196, 784])
@@ -280,13 +454,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of BLAS, for everything")
     parser.add_argument("--flow-limit", type=int, default=196, help="largest n for the slow ones")
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+    parser.add_argument("--choices", action="store_true", help="only what was chosen, and why")
+    parser.add_argument("--choice-sizes", type=int, nargs="+", default=[20, 50, 196, 784])
     args = parser.parse_args()
     numbers: dict[str, Any] = {"when": now(), "environment": environment(), "threads": args.threads}
     with threadpool_limits(limits=args.threads):
-        numbers["lower"] = lower_bounds(args.sizes, args.repeats, args.flow_limit)
-        numbers["certificate"] = certificates(args.sizes, args.repeats, args.flow_limit)
-        numbers["sdp"] = semidefinite(args.sdp, args.repeats)
-        numbers["exact"] = exact(args.exact, args.count)
+        if args.choices:
+            numbers["eigenpairs"] = eigenpairs(args.choice_sizes, args.repeats)
+            numbers["starts"] = stacks(args.choice_sizes, args.repeats, args.flow_limit)
+            numbers["kernel"] = kernel(args.choice_sizes, args.repeats)
+        else:
+            numbers["lower"] = lower_bounds(args.sizes, args.repeats, args.flow_limit)
+            numbers["certificate"] = certificates(args.sizes, args.repeats, args.flow_limit)
+            numbers["sdp"] = semidefinite(args.sdp, args.repeats)
+            numbers["exact"] = exact(args.exact, args.count)
     if args.out:
         write_json(args.out, numbers)
 

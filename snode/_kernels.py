@@ -147,3 +147,41 @@ def riesz_block(inverse_pivots, ratios, r, d, g_old, c0, c1, work, dots):  # typ
             row[c] = now[c]
     for i in range(3):
         dots[i] = acc[i].sum()
+
+
+@_kernel
+def lanczos_step(basis, k, v, alpha, beta):  # type: ignore[no-untyped-def]
+    """Alpha = basis[k].v; v loses its parts along basis[0..k], twice; beta = |v|.
+
+    Then basis[k+1] = v / beta, or zero where beta vanishes. `basis` is (steps + 1, n, s) and v
+    (n, s), overwritten; every column is a Lanczos process of its own.
+    """
+    n, s = v.shape
+    parts = np.empty((k + 1, s), v.dtype)
+    for turn in range(2):
+        parts[:] = 0
+        for j in range(k + 1):
+            part, q = parts[j], basis[j]
+            for i in range(n):
+                row, column = v[i], q[i]
+                for c in range(s):
+                    part[c] += column[c] * row[c]
+        if turn == 0:
+            alpha[:] = parts[k]
+        for j in range(k + 1):
+            part, q = parts[j], basis[j]
+            for i in range(n):
+                row, column = v[i], q[i]
+                for c in range(s):
+                    row[c] -= part[c] * column[c]
+    beta[:] = 0
+    for i in range(n):
+        add_products(v[i], v[i], beta)
+    scale = parts[0]
+    for c in range(s):
+        beta[c] = np.sqrt(beta[c])
+        scale[c] = 1 / beta[c] if beta[c] > 1e-14 else 0
+    for i in range(n):
+        row, new = v[i], basis[k + 1, i]
+        for c in range(s):
+            new[c] = row[c] * scale[c]

@@ -1,6 +1,8 @@
 """The command line: exit codes, one-line errors, files of a run, resuming."""
 
 import csv
+import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -11,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 import snode
-from snode.cli import app
+from snode.analysis.growth import GrowthBound
+from snode.cli import _factor, _growth_numbers, _ladder, _outward, app
+from snode.fields import activations
 
 QUICK = ["train", "--data", "two_moons", "--n-layers", "10", "--eval-every", "1",
          "--activation", "tanh", "--batch-size", "250"]  # fmt: skip
@@ -216,3 +220,241 @@ def test_bad_input_to_the_analysis(args, says, moons):
     result = run(*[arg.format(run=moons) for arg in args], code=2)
     assert says in result.stderr
     assert result.stderr.count("error:") == 1
+
+
+# --- certify --------------------------------------------------------------------------------------
+
+
+def certify(model, *args):
+    result = run("certify", model, "--json", *args)
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(field, name="model"):
+        path = tmp_path / f"{name}.safetensors"
+        snode.save(path, field, manifest={"options": {"data": "two_moons"}})
+        return path
+
+    return save
+
+
+def tied(b, activation="leaky", K=4, **options):
+    if activation == "leaky":
+        activation = snode.get_activation("leaky_tanh", alpha=0.2)
+    A = np.array([[-1.0, b], [0.0, -1.0]])
+    nodes = K + (options.get("interpolation", "constant") != "constant")
+    biases = np.random.default_rng(0).standard_normal((nodes, 2))
+    return snode.StandaloneField(
+        A[None].repeat(nodes, axis=0), biases, 1.0, activation=activation, **options
+    )
+
+
+@pytest.mark.parametrize(("solver", "kind"), [("euler", "euler"), ("ode45", "flow")])
+def test_certify_reports_what_the_functions_return(moons, tmp_path, solver, kind):
+    numbers = certify(moons, "--n", 60, "--solver", solver, "--radii", "0,0.005,0.01",
+                      "--out", tmp_path / "c")  # fmt: skip
+    field = snode.load(moons / "model.safetensors").field
+    x, y = snode.datasets.two_moons(2000, rng=1, dtype="float32")
+    data = snode.datasets.train_test_split(x, y, test_fraction=0.25, rng=1)
+    x, y = np.ascontiguousarray(data.x_test[:, :60]), data.y_test[:60]
+    for k, part in numbers["growth"].items():
+        bound = snode.growth_bound(field, kind=k)
+        assert part["log_factor"] == pytest.approx(bound.log_factor[-1], rel=1e-12)
+        assert part["factor"] == pytest.approx(np.exp(part["log_factor"]))
+        assert part["rate"] == pytest.approx([bound.upper.min(), bound.upper.max()], rel=1e-12)
+    flow = snode.growth_bound(field)
+    found = numbers["growth"]["flow"]
+    assert found["rate_found"] == pytest.approx([flow.lower.min(), flow.lower.max()])
+    assert found["rate_gap"] == pytest.approx((flow.upper - flow.lower).max(), abs=1e-9)
+    assert found["log_factor_found"] == pytest.approx(0.3 * flow.lower.sum())
+    assert "rate_found" not in numbers["growth"]["euler"]
+    accurate = snode.Solver("ode45", rtol=1e-5, atol=1e-6)
+    radius = snode.certified_radius(
+        field, x, y, n_classes=2, solver={"euler": "euler", "ode45": accurate}[solver],
+        growth=snode.growth_bound(field, kind=kind),
+    )  # fmt: skip
+    with np.load(tmp_path / "c.npz") as file:
+        arrays = dict(file)
+    assert arrays["radius"] == pytest.approx(radius.radius, rel=1e-9)
+    assert arrays[f"{kind}_log_factor"][-1] == numbers["growth"][kind]["log_factor"]
+    assert numbers["samples"] == 60
+    assert numbers["correct"] == (radius.label == y).sum() > 30
+    assert numbers["certified"] == (radius.radius > 0).sum() > 30
+    assert numbers["median_radius"] == pytest.approx(np.median(radius.radius[radius.radius > 0]))
+    assert numbers["largest_radius"] == pytest.approx(radius.radius.max())
+    shares = {size: (radius.radius > float(size)).mean() for size in ("0", "0.005", "0.01")}
+    assert numbers["certified_accuracy"] == pytest.approx(shares)
+    assert shares["0"] > shares["0.01"] > 0
+    assert numbers["layer"] is None
+    assert (tmp_path / "c.png").stat().st_size > 5_000
+
+
+def test_growth_is_told_from_both_sides():
+    upper, lower = np.array([1.0, 3.0, 2.0]), np.array([0.5, 1.0, 1.75])
+    bound = GrowthBound(
+        np.array([0.0, 2.0]), np.array([0.0, 4.0]), np.array([0.0, 0.5, 1.5, 2.0]), upper, lower,
+        "flow", "certificate",
+    )  # fmt: skip
+    numbers = _growth_numbers(bound)
+    assert numbers["rate_gap"] == 2.0
+    assert numbers["log_factor_found"] == 0.25 + 1.0 + 0.875
+    assert numbers["rate_found"] == [0.5, 1.75]
+    assert numbers["rate"] == [1.0, 3.0]
+    one_side = _growth_numbers(dataclasses.replace(bound, lower=np.full(3, np.nan)))
+    assert set(one_side) == {"factor", "log_factor", "rate"}
+
+
+def test_certified_samples_keep_their_class(moons, tmp_path):
+    certify(moons, "--n", 40, "--out", tmp_path / "c")
+    with np.load(tmp_path / "c.npz") as file:
+        arrays = dict(file)
+    field = snode.load(moons / "model.safetensors").field
+    x, y = snode.datasets.two_moons(2000, rng=1, dtype="float32")
+    x = snode.datasets.train_test_split(x, y, test_fraction=0.25, rng=1).x_test[:, :40]
+    certified = arrays["radius"] > 0
+    assert np.array_equal(arrays["label"][certified], arrays["y"][certified])
+    for angle in np.linspace(0, 2 * np.pi, 32):
+        direction = np.array([[np.cos(angle)], [np.sin(angle)]])
+        moved = (x + 0.999 * arrays["radius"] * direction).astype(np.float32)
+        kept = snode.predict(field, moved, n_classes=2) == arrays["y"]
+        assert kept[certified].all()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        tied(1.5),
+        tied(1.5, interpolation="linear"),
+        tied(1.5, K=1),
+        snode.Classifier.random(tied(1.5), 2, rng=0),
+        snode.MLPField.from_parameters(
+            {"W1": np.array([[-1.0, 1.5], [0.0, -1.0]]), "b1": np.ones(2)},
+            activation="tanh", output_activation=snode.get_activation("leaky_tanh", alpha=0.2),
+        ),
+    ],
+    ids=["constant", "linear", "one-cell", "classifier", "mlp"],
+)  # fmt: skip
+def test_certify_one_layer_against_closed_forms(saved, field):
+    """A = [[-1, b], [0, -1]] has m* = b^2/4; slopes (1, m), (m, m) or (1, 1) are extreme."""
+    layer = certify(saved(field), "--n", 5)["layer"]
+    vertices = [np.array([p, q]) for p in (0.2, 1.0) for q in (0.2, 1.0)]
+    A = np.array([[-1.0, 1.5], [0.0, -1.0]])
+    true = max(snode.log_norm(d[:, None] * A) for d in vertices)
+    assert layer["slopes"] == [0.2, 1.0]
+    assert layer["log_norm"]["lower"] - 1e-12 <= true <= layer["log_norm"]["upper"] + 1e-12
+    assert layer["log_norm"]["gap"] < 1e-6
+    assert layer["interval"]["m"] == pytest.approx(1.5**2 / 4, abs=1e-8)
+    assert layer["interval"]["status"] == "FOUND"
+    # with the shift, (1 + tau)^2 m = b^2/4
+    assert layer["shift"]["tau"] == pytest.approx(0.75 / 0.2**0.5 - 1, abs=1e-6)
+    assert layer["shift"]["lower"] == pytest.approx(layer["shift"]["tau"], abs=1e-6)
+
+
+def test_certify_says_when_there_is_no_layer_of_its_own(saved):
+    field = tied(1.5)
+    W = field.W.copy()
+    W[2, 0, 0] += 1e-9
+    varying = snode.StandaloneField(W, field.b, 1.0, activation="leaky_tanh")
+    assert certify(saved(varying), "--n", 5)["layer"] is None
+    assert certify(saved(snode.MLPField((2, 4, 2), rng=0)), "--n", 5)["layer"] is None
+
+
+def test_certify_prints_every_verdict(saved):
+    rows = {
+        "none: the smallest slope is not positive": tied(0.5, "relu"),
+        "slopes in [m, 1], m any": snode.StandaloneField(
+            np.zeros((2, 2, 2)), np.zeros((2, 2)), 1.0
+        ),
+        "none: the log norm of A is positive": tied(2.5),
+        "undecided: the log norm of A is 0": tied(2.0),
+        "0.5626, not below 0.5625": tied(1.5),
+    }
+    for says, field in rows.items():
+        result = run("certify", saved(field), "--n", 5)
+        assert says in " ".join(result.stdout.replace("│", " ").split()), result.stdout
+        assert "log norm, slopes in [0" in result.stdout
+        assert "contractive for slopes in [m, 1], m" in result.stdout
+        assert "bounding the layer" in result.stderr
+
+
+def test_certify_by_norms_is_coarser(moons, tmp_path):
+    fine, coarse = (
+        certify(moons, "--n", 30, "--method", method, "--out", tmp_path / "c")
+        for method in ("certificate", "norms")
+    )
+    for kind in ("flow", "euler"):
+        assert coarse["growth"][kind]["log_factor"] > fine["growth"][kind]["log_factor"]
+        assert "rate_found" not in coarse["growth"][kind] or kind == "flow"
+    assert coarse["largest_radius"] < fine["largest_radius"]
+
+
+def test_certify_survives_growth_that_overflows(saved):
+    field = snode.StandaloneField(5e3 * np.ones((2, 2, 2)), np.zeros((2, 2)), 1.0)
+    model = saved(snode.Classifier.random(field, 2, rng=0))
+    numbers = certify(model, "--n", 20, "--solver", "ode45", "--method", "norms")
+    assert numbers["growth"]["flow"]["factor"] is None  # infinite
+    assert numbers["growth"]["flow"]["log_factor"] > 5e3
+    assert numbers["certified"] == numbers["largest_radius"] == 0
+    result = run("certify", model, "--n", 20, "--solver", "ode45", "--method", "norms")
+    assert "at most 10^" in result.stdout
+    assert "0 of 20" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["{run}", "--method", "foo"], "method must be one of certificate, norms"),
+        (["{run}", "--solver", "rk4"], "solver must be one of euler, ode45"),
+        (["{run}", "--radii", "a"], "radii must be numbers"),
+        (["{run}", "--radii=-1"], "radii must be finite and >= 0"),
+        (["{run}", "--n", "0"], "n must be positive"),
+        (["nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_to_certify(args, says, moons):
+    result = run("certify", *[arg.format(run=moons) for arg in args], code=2)
+    assert says in result.stderr
+    assert result.stderr.count("error:") == 1
+    assert "bounding" not in result.stderr
+
+
+def test_certify_refuses_slopes_without_bound(saved, monkeypatch):
+    monkeypatch.setattr(activations, "_TABLE", dict(activations._TABLE))
+    cube = snode.register_activation(
+        "cube", lambda a: a**3, lambda a: 3 * a**2, (0.0, float("inf"))
+    )
+    result = run("certify", saved(tied(0.5, cube)), "--n", 5, code=2)
+    assert "the activation of layer 1 has slopes in [0, inf]" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_printed_bounds_are_rounded_to_the_side_on_which_they_hold(up):
+    values = np.random.default_rng(0).standard_normal(300) * 10.0 ** np.arange(-150, 150)
+    for value in [*values, 0.0, np.inf, 5e-324]:
+        shown = float(_outward(value, up=up))
+        assert shown >= value if up else shown <= value
+        assert shown == pytest.approx(value, rel=1.01e-3, abs=1e-323)
+    assert _outward(0.12341, up=True) == "0.1235"
+    assert _outward(-0.12341, up=True) == "-0.1234"
+    assert _outward(1.5, up=False) == "1.5"
+
+
+def test_printed_factors_are_bounds():
+    assert _factor(np.log(2.0)) == "2"
+    assert _factor(np.log(2.00001)) == "2.001"
+    assert _factor(1000.0) == "10^434.3"
+    assert _factor(1000 * np.log(10) + 1) == "10^1001"
+    assert _factor(-50.0) == "10^-21.71"
+
+
+@pytest.mark.parametrize("top", [0.0102, 0.01, 1.0, 4.9e-41, 7e12])
+def test_default_radii_end_below_the_largest(top):
+    radii = _ladder(np.array([top / 3, top, np.inf]))
+    assert len(radii) == 5
+    assert top / 2.51 <= radii[-1] < top
+    assert all(1.99 < b / a < 2.51 for a, b in itertools.pairwise(radii))
+    assert _ladder(np.array([])) == ()

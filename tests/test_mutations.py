@@ -268,6 +268,167 @@ MUTATIONS = [
         "_ = ",
         "training/test_loop.py::test_the_generator_is_part_of_the_checkpoint",
     ),
+    Mutation(
+        "sign of the gradient of the logarithmic norm in the slopes",
+        "analysis/slope_problem.py",
+        "tuple(a * b for",
+        "tuple(-a * b for",
+        "analysis/test_lognorm.py::test_gradient_in_the_slopes_by_central_differences",
+    ),
+    Mutation(
+        "the layers are multiplied in the wrong order",
+        "analysis/slope_problem.py",
+        "J = dj[:, None] * (A @ J)",
+        "J = J @ (dj[:, None] * A)",
+        "analysis/test_lognorm.py::test_all_vertices_of_several_layers",
+    ),
+    Mutation(
+        "A L A^T instead of A^T L A",
+        "analysis/slope_forms.py",
+        "U.T @ (L[:, None] * U)",
+        "U @ (L[:, None] * U.T)",
+        "analysis/test_lognorm.py::test_the_certificate_holds_in_exact_arithmetic",
+    ),
+    Mutation(
+        "r^2 / 16 L instead of r^2 / 4 L",
+        "analysis/slope_forms.py",
+        "M[self.free, self.free] += self.r**2 / (4 * L)",
+        "M[self.free, self.free] += self.r**2 / (16 * L)",
+        "analysis/test_lognorm.py::test_the_certificate_holds_in_exact_arithmetic",
+    ),
+    Mutation(
+        "the computed eigenvalue instead of the verified bound",
+        "analysis/slope_forms.py",
+        "math.nextafter(mu + 1.01 * slack + TINY, math.inf)",
+        "value",
+        "analysis/test_lognorm.py::test_the_eigenvalue_bound_covers_every_error_it_is_told",
+    ),
+    Mutation(
+        "the bound is not verified by a factorisation",
+        "analysis/slope_forms.py",
+        "np.linalg.cholesky(S)",
+        "pass",
+        "analysis/test_lognorm.py::test_the_certificate_does_not_rely_on_the_eigenvalue_solver",
+    ),
+    Mutation(
+        "the Cholesky test without its margin",
+        "analysis/slope_forms.py",
+        "-= 1.01 * shift",
+        "-= 0.0",
+        "analysis/test_lognorm.py::test_semidefinite_means_that_every_error_is_covered",
+    ),
+    Mutation(
+        "r is not enlarged by the rounding of the slopes",
+        "analysis/slope_forms.py",
+        "0.5 * (hi - lo) + 2 * EPS * (np.abs(lo) + np.abs(hi))",
+        "0.5 * (hi - lo)",
+        "analysis/test_lognorm.py::test_middle_and_radius_contain_the_slopes_exactly",
+    ),
+    Mutation(
+        "the lower bound forgets its rounding error",
+        "analysis/slope_search.py",
+        "float((value - slack) / length - ",
+        "float((value + 0 * slack) / length - 0 * ",
+        "analysis/test_lognorm.py::test_the_lower_bound_holds_in_exact_arithmetic",
+    ),
+    Mutation(
+        "the upper bound is scaled back with rounding down",
+        "analysis/lognorm.py",
+        "unscale(upper, e, up=True)",
+        "unscale(upper, e, up=False)",
+        "analysis/test_lognorm.py::test_scaling_back_rounds_outward",
+    ),
+    Mutation(
+        "branch and bound looks at one half of every box",
+        "analysis/slope_exact.py",
+        "for end in (node.lo[i], node.hi[i])",
+        "for end in (node.hi[i],)",
+        "analysis/test_lognorm.py::test_all_vertices_of_200_random_matrices",
+    ),
+    Mutation(
+        "branch and bound forgets the boxes that it puts aside",
+        "analysis/slope_exact.py",
+        "closed = max(closed, child.bound.upper)",
+        "pass",
+        "analysis/test_lognorm.py::test_boxes_that_are_put_aside_keep_their_bound",
+    ),
+    Mutation(
+        "branch and bound forgets the boxes that are left when it is stopped",
+        "analysis/slope_exact.py",
+        "Exact(max(-heap[0][0], closed, found.lower), found",
+        "Exact(max(closed, found.lower), found",
+        "analysis/test_lognorm.py::test_branch_and_bound_stopped_early_still_encloses",
+    ),
+    Mutation(
+        "the upper growth factor is rounded down",
+        "analysis/lognorm_path.py",
+        "exact * (1 + 4 * EPS) if up",
+        "exact * (1 - 4 * EPS) if up",
+        "analysis/test_lognorm.py::test_growth_factors_are_rounded_outward",
+    ),
+    Mutation(
+        "Newton's method steps too far",
+        "analysis/slope_roots.py",
+        'x, kind = left.x + step, "Newton"',
+        'x, kind = left.x + 1.5 * step, "Newton"',
+        "analysis/test_contractivity.py::test_newton_from_the_left_is_monotone",
+    ),
+    Mutation(
+        "the slope of f in m forgets half of the multipliers' part",
+        "analysis/slope_roots.py",
+        "weight * r / (4 * bound",
+        "weight * r / (8 * bound",
+        "analysis/test_contractivity.py::test_known_example",
+    ),
+    Mutation(
+        "the slope in the shift forgets the slopes of the activation",
+        "analysis/slope_roots.py",
+        "(found.d * found.z**2)",
+        "(found.z**2)",
+        "analysis/test_contractivity.py::test_shift",
+    ),
+    Mutation(
+        "the transpose of the cut D z z^T",
+        "analysis/perturbation.py",
+        "-(dz * mu[:, None]).T @ z",
+        "-z.T @ (dz * mu[:, None])",
+        "analysis/test_contractivity.py::test_lower_bound_against_another_solver",
+    ),
+    Mutation(
+        "Euler's factor forgets the cross term",
+        "analysis/growth_rates.py",
+        "((1 + a)[:, None] * p)",
+        "p",
+        "analysis/test_growth.py::test_constant_cells_against_all_vertices",
+    ),
+    Mutation(
+        "the left node instead of the mean of the control points",
+        "analysis/growth_rates.py",
+        "return [[first], [last]]",
+        "return [[first]]",
+        "analysis/test_growth.py::test_between_the_nodes_against_fine_quadrature",
+    ),
+    Mutation(
+        "the factor of growth is rounded down",
+        "analysis/growth.py",
+        "np.exp(self.log_factor) * (1 + 4 * EPS)",
+        "np.exp(self.log_factor) * (1 - 4 * EPS)",
+        "analysis/test_growth.py::test_factors_are_rounded_up",
+    ),
+    Mutation(
+        "the square root of 2 is forgotten in the radius",
+        "analysis/growth.py",
+        "np.linalg.norm(V[:, None] - V, axis=2)",
+        "np.linalg.norm(V[:, None] - 0 * V, axis=2)",
+        "analysis/test_growth.py::test_radius_without_a_readout_is_the_margin_over_root_two",
+    ),
+    Mutation(
+        "the slope of leaky tanh has no square",
+        "fields/activations.py",
+        "alpha + (1 - alpha) * (1 - xp.tanh(a) ** 2)",
+        "alpha + (1 - alpha) * (1 - xp.tanh(a))",
+        "fields/test_activations.py::test_slope_is_the_central_difference",
+    ),
 ]
 
 
@@ -275,7 +436,7 @@ def copy_to(folder):
     """Copy what the named tests need; the kernels stay compiled, the bytecode does not."""
     skip = shutil.ignore_patterns("data", "*.pyc")
     shutil.copytree(PACKAGE, folder / "snode", ignore=skip)
-    for name in ("fields", "ode", "training"):
+    for name in ("analysis", "fields", "ode", "training"):
         shutil.copytree(TESTS / name, folder / "tests" / name, ignore=skip)
     shutil.copy(TESTS / "conftest.py", folder / "tests")
     shutil.copy(TESTS.parent / "setup.cfg", folder)

@@ -278,20 +278,19 @@ def _result(
 
 def lanczos(chain: Chain, d: Slopes, X: Array, steps: int) -> tuple[Array, Array, Array]:
     """Ritz values, vectors and residuals of the columns of X (n, s), after `steps` products."""
+    from snode._kernels import lanczos_step
+
     n, s = X.shape
     steps = min(steps, n)
-    Q = np.zeros((steps + 1, n, s))
-    T = np.zeros((s, steps, steps))
+    Q, T = np.zeros((steps + 1, n, s)), np.zeros((s, steps, steps))
+    alpha, beta = np.zeros(s), np.zeros(s)
     Q[0] = X
     for k in range(steps):
-        v = chain.product(d, Q[k])
-        T[:, k, k] = np.einsum("ns,ns->s", Q[k], v)
-        for _ in range(2):
-            v -= np.einsum("kns,ks->ns", Q[: k + 1], np.einsum("kns,ns->ks", Q[: k + 1], v))
-        beta = np.linalg.norm(v, axis=0)
+        v = np.ascontiguousarray(chain.product(d, Q[k]), dtype=np.float64)
+        lanczos_step(Q, k, v, alpha, beta)
+        T[:, k, k] = alpha
         if k + 1 < steps:
             T[:, k, k + 1] = T[:, k + 1, k] = beta
-        Q[k + 1] = v / np.where(beta > 1e-14, beta, np.inf)
     _forbid_empty(T, Q)
     w, Y = np.linalg.eigh(T)
     top = Y[:, :, -1]

@@ -1,6 +1,7 @@
 """Growth bounds: closed forms, brute force over vertices, measured trajectories, attacks."""
 
 import itertools
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -201,6 +202,14 @@ def test_huge_growth_is_infinite_and_certifies_nothing():
     steep = snode.StandaloneField(1e200 * np.eye(2)[None], np.zeros((1, 2)), 1.0)
     radius = certified_radius(steep, np.array([[0.3], [0.1]]), n_classes=2).radius
     assert 0 <= radius[0] <= 1e-199
+
+
+def test_factors_are_rounded_up():
+    bound = growth_bound(layered(K=40, size=3.0))
+    with localcontext() as context:
+        context.prec = 40
+        for log_factor, factor in zip(bound.log_factor, bound.factor, strict=True):
+            assert Decimal(factor) >= Decimal(log_factor).exp()
 
 
 # --- trajectories ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ no rounding.
 
 import itertools
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
@@ -13,11 +14,19 @@ import pytest
 import scipy.sparse as sp
 from scipy.sparse.linalg import aslinearoperator
 
+from snode.analysis import slope_exact, slope_forms
 from snode.analysis.lognorm import LogNormPath, log_norm, max_log_norm
 from snode.analysis.slope_bound import slope_bound
 from snode.analysis.slope_forms import ChainForm, SingleForm
 from snode.analysis.slope_problem import make_chain, unscale
-from snode.analysis.slope_search import lanczos, proven_value, residual_of, top_pair
+from snode.analysis.slope_search import (
+    alternating,
+    lanczos,
+    proven_value,
+    residual_of,
+    starts_of,
+    top_pair,
+)
 from snode.results import Status
 
 METHODS = ("alternating", "flow", "exact")
@@ -189,6 +198,27 @@ def test_branch_and_bound_stopped_early_still_encloses(max_nodes):
         else:
             assert result.gap < 1e-7
     assert stopped or max_nodes > 10
+
+
+def test_boxes_that_are_put_aside_keep_their_bound(monkeypatch):
+    # with a coarse tolerance and a poor lower bound, the maximum is in a box that was not split
+    monkeypatch.setattr(slope_exact, "refine", lambda chain, found, *_: found)
+    monkeypatch.setattr(slope_exact, "_improve", lambda chain, found, starts: found)
+    split = 0
+    for seed in range(8):
+        A, rng = gaussian(8, seed), np.random.default_rng(0)
+        chain = make_chain([A], [(0.1, 1.0)])
+        root, found = slope_bound(chain), alternating(chain, starts_of(chain, 20, rng))
+        gap = root.upper - found.lower
+        if gap < 1e-4:
+            continue
+        poor, tol = found._replace(lower=found.lower - 0.5 * gap), 0.7 * gap / root.size
+        exact = slope_exact.branch_and_bound(chain, root, poor, max_nodes=500, rng=rng, tol=tol)
+        assert exact.status is Status.SUCCESS
+        f = math.ldexp(brute_force(A, 0.1, 1.0), -chain.exponent)
+        assert f - 1e-12 <= exact.upper <= poor.lower + 0.7 * gap + 1e-12
+        split += exact.n_nodes > 1
+    assert split >= 3
 
 
 def test_more_nodes_lower_the_bound():
@@ -423,6 +453,51 @@ def test_the_lower_bound_holds_in_exact_arithmetic(seed):
     assert quotient - Fraction(result.lower) < Fraction(1, 10**13)
 
 
+def test_the_eigenvalue_bound_covers_every_error_it_is_told():
+    for seed in range(4):
+        M = gaussian(5, seed)
+        M += M.T
+        for error in (0.0, 1e-9, 0.5):  # the worst error of this norm lifts the eigenvalue by it
+            bound = slope_forms._eigenvalue_bound(M, error)
+            assert top(M) + error <= bound <= top(M) + 1.02 * error + 1e-12
+            F = [[-x for x in row] for row in fractions(M)]
+            for i, row in enumerate(F):
+                row[i] += Fraction(bound) - Fraction(error)
+            assert is_semidefinite(F)
+
+
+def test_semidefinite_means_that_every_error_is_covered():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        B = rng.standard_normal((5, 5))
+        s = np.exp2(rng.integers(-30, 30, 5))
+        F = s[:, None] * (B @ B.T + 0.1 * np.eye(5)) * s
+        rows = s**2 * np.linalg.eigvalsh(B @ B.T + 0.1 * np.eye(5))[0]
+        # F - diag(1.01 rows) has a negative eigenvalue
+        assert not slope_forms._is_semidefinite(F, 1.01 * rows)
+        assert slope_forms._is_semidefinite(F, np.zeros(5))
+    assert slope_forms._is_semidefinite(np.eye(3), np.full(3, 0.9))
+
+
+@pytest.mark.parametrize("error", [1e-3, 1e-6])
+def test_the_certificate_does_not_rely_on_the_eigenvalue_solver(monkeypatch, error):
+    A, layers = gaussian(6, 2), [gaussian(3, 1), gaussian(3, 2)]
+    exact = brute_force(A, 0.1, 1.0), brute_force_layers(layers, [(0.1, 1.0)] * 2)
+    solver = np.linalg.eigvalsh
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda M: solver(M) - error)
+    for problem, f in zip((A, layers), exact, strict=True):
+        assert f <= max_log_norm(problem, (0.1, 1.0)).upper < math.inf
+
+
+def test_middle_and_radius_contain_the_slopes_exactly():
+    rng = np.random.default_rng(0)
+    lo, hi = np.sort(rng.uniform(-1, 1, (2, 200)) * 10.0 ** rng.integers(-3, 4, 200), axis=0)
+    c, r = (map(Fraction, part.tolist()) for part in slope_forms.middle(np.eye(200), lo, hi))
+    for middle, radius, a, b in zip(c, r, lo.tolist(), hi.tolist(), strict=True):
+        assert middle - radius <= Fraction(a)
+        assert Fraction(b) <= middle + radius
+
+
 def test_any_multiplier_gives_a_bound():
     rng = np.random.default_rng(1)
     for seed in range(10):
@@ -519,6 +594,18 @@ def test_powers_of_two_only_shift_the_answer(power, method):
     assert other.upper == math.ldexp(one.upper, power)
     np.testing.assert_array_equal(one.d, other.d)
     np.testing.assert_array_equal(np.ldexp(other.multiplier, power), one.multiplier)
+
+
+def test_scaling_back_rounds_outward():
+    least, largest = 5e-324, np.finfo(float).max
+    for entry in (least, -least, 7 * least):  # f = 0.3 * entry is between two numbers
+        result = max_log_norm([[entry]], (0.3, 0.3))
+        f = Fraction(0.3) * Fraction(entry)
+        assert Fraction(result.lower) <= f <= Fraction(result.upper)
+        assert result.gap <= 2 * least
+    with np.errstate(over="ignore"):
+        result = max_log_norm(np.full((2, 2), 1e308), (0.5, 1.0))  # f = 2e308
+    assert (result.lower, result.upper) == (largest, math.inf)
 
 
 def test_layers_are_scaled_separately():
@@ -683,6 +770,18 @@ def test_scalar_path_in_closed_form():
     assert path.sup == pytest.approx(1.0)
     np.testing.assert_allclose(path.growth_upper, np.exp(exact), rtol=1e-8)
     assert (path.growth_lower <= path.growth_upper).all()
+
+
+def test_growth_factors_are_rounded_outward():
+    rates = np.random.default_rng(0).uniform(-3, 3, 40)
+    path = max_log_norm(
+        lambda s: np.array([[rates[int(s)]]]), (1.0, 1.0), t=np.arange(40.0), between="constant"
+    )
+    with localcontext() as context:
+        context.prec = 40
+        for k in range(40):
+            assert Decimal(path.growth_upper[k]) >= Decimal(path.integral_upper[k]).exp()
+            assert Decimal(path.growth_lower[k]) <= Decimal(path.integral_lower[k]).exp()
 
 
 def fine_integral(A, ends, slopes, k=200):

@@ -173,3 +173,35 @@ def test_riesz_block(draw, dtype, kind, K, c0, c1, given):
         else:  # float64 sums of the numbers that were stored
             products = p[:, pick].astype(float) * other[:, pick]
             assert value == pytest.approx(products.sum(), abs=1e-13 * np.abs(products).sum())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (40, 1), (33, 20)])
+def test_lanczos_step(draw, dtype, shape):
+    n, s = shape
+    for k in range(min(4, n)):
+        Q = np.zeros((k + 2, n, s), dtype)
+        for c in range(s):
+            Q[: k + 1, :, c] = np.linalg.qr(draw(n, k + 1))[0].T
+        v = draw(n, s)
+        alpha, beta = np.zeros(s), np.zeros(s)
+        expected_alpha, w = (Q[k] * v).sum(axis=0), v.copy()
+        for _ in range(2):
+            w -= np.einsum("kns,ks->ns", Q[: k + 1], np.einsum("kns,ns->ks", Q[: k + 1], w))
+        _kernels.lanczos_step(Q, k, v, alpha, beta)
+        assert_rounding(alpha.astype(dtype), expected_alpha, dtype, factor=4 * n)
+        assert_rounding(v, w, dtype, factor=4 * n)
+        assert_rounding(beta, np.linalg.norm(v.astype(float), axis=0), np.float64)
+        if n > k + 1:  # else nothing is left but rounding
+            gram = np.einsum("ins,jns->sij", Q, Q)
+            assert np.abs(gram - np.eye(k + 2)).max() <= 8 * n * np.finfo(dtype).eps
+
+
+def test_lanczos_step_where_nothing_is_left(dtype):
+    Q = np.zeros((2, 3, 2), dtype)
+    Q[0, 0], Q[1] = 1, 7
+    v = np.array([[2, 3], [0, 0], [0, 4]], dtype)  # the first column is a multiple of Q[0]
+    alpha, beta = np.zeros(2), np.zeros(2)
+    _kernels.lanczos_step(Q, 0, v, alpha, beta)
+    assert np.array_equal(alpha, [2, 3])
+    assert np.array_equal(beta, [0, 4])
+    assert np.array_equal(Q[1], [[0, 0], [0, 0], [0, 1]])
