@@ -17,7 +17,8 @@ With --choices, instead: what was chosen, and by what measurement:
 - eigenpairs: the top eigenpair at slopes met on the way, by LAPACK, ARPACK and LOBPCG, cold and
   from the eigenvector of the slopes before, and by the Lanczos steps of snode, alone and 20 starts
   at once;
-- starts: the whole search with stacked LAPACK and with Lanczos steps;
+- starts: the whole search with stacked LAPACK and with Lanczos steps: seconds, and which of the two
+  found the larger value, over several matrices;
 - kernel: the whole search, and both sides, with the orthogonalisation of the Lanczos steps by NumPy
   and by the Numba kernel; for the search also how much of its time products and that step take.
 
@@ -366,23 +367,36 @@ def with_patch(place: Any, name: str, value: Any, run: Callable[[], Any]) -> Cal
     return patched
 
 
-def stacks(sizes: list[int], repeats: int, limit: int) -> dict[str, Any]:
-    results = {}
+def stacks(sizes: list[int], count: int, limit: int) -> dict[str, Any]:
+    results: dict[str, Any] = {}
     for n in sizes:
         if n > limit:
             continue
+        seconds: dict[str, list[float]] = {"stacked LAPACK": [], "Lanczos steps": []}
+        better = dict.fromkeys(seconds, 0)
+        for seed in range(count):
 
-        def search(n: int = n) -> Any:
-            return max_log_norm(gaussian(n), SLOPES, certify=False, n_starts=STARTS)
+            def search(n: int = n, seed: int = seed) -> Any:
+                return max_log_norm(gaussian(n, seed), SLOPES, certify=False, n_starts=STARTS)
 
-        runs = {
-            "stacked LAPACK": with_patch(slope_search, "STACKED", n, search),
-            "Lanczos steps": with_patch(slope_search, "STACKED", 0, search),
-        }
-        rows = {name: (s, v.lower) for name, (s, v) in in_turns(runs, repeats).items()}
-        print(f"starts, n = {n}; snode takes stacked LAPACK up to n = {slope_search.STACKED}")
-        show(rows)
-        results[str(n)] = rows
+            runs = {
+                name: with_patch(slope_search, "STACKED", largest, search)
+                for name, largest in zip(seconds, (n, 0), strict=True)
+            }
+            timed = in_turns(runs, 1)
+            best = max(value.lower for _, value in timed.values())
+            for name, (t, value) in timed.items():
+                seconds[name].append(t)
+                # the other one found less
+                better[name] += min(v.lower for _, v in timed.values()) < best - 1e-9 and (
+                    value.lower == best
+                )
+        print(f"starts, n = {n}: snode takes stacked LAPACK up to n = {slope_search.STACKED}")
+        results[str(n)] = {"of": count}
+        for name, times in seconds.items():
+            median = float(np.median(times))
+            print(f"  {name:20s} {median:9.4f} s (median), better in {better[name]} of {count}")
+            results[str(n)][name] = {"seconds": median, "better": better[name]}
     return results
 
 
@@ -449,7 +463,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 196, 784])
     parser.add_argument("--sdp", type=int, nargs="+", default=[20, 40, 60])
     parser.add_argument("--exact", type=int, nargs="+", default=[12, 16, 20])
-    parser.add_argument("--count", type=int, default=10, help="matrices of each kind for exact")
+    parser.add_argument(
+        "--count", type=int, default=10, help="matrices of each kind for exact and for starts"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of BLAS, for everything")
     parser.add_argument("--flow-limit", type=int, default=196, help="largest n for the slow ones")
@@ -461,7 +477,7 @@ def main() -> None:
     with threadpool_limits(limits=args.threads):
         if args.choices:
             numbers["eigenpairs"] = eigenpairs(args.choice_sizes, args.repeats)
-            numbers["starts"] = stacks(args.choice_sizes, args.repeats, args.flow_limit)
+            numbers["starts"] = stacks(args.choice_sizes, args.count, args.flow_limit)
             numbers["kernel"] = kernel(args.choice_sizes, args.repeats)
         else:
             numbers["lower"] = lower_bounds(args.sizes, args.repeats, args.flow_limit)

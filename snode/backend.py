@@ -7,6 +7,10 @@ Functions follow the arrays they are given (`array_namespace`). `use_backend` de
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -130,3 +134,42 @@ def describe_devices() -> str:
     except Exception as error:  # any driver failure means: no usable device
         return f"none ({type(error).__name__}: {error})"
     return str(properties["name"].decode())
+
+
+# --- threads of BLAS ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _blas_controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+class _SingleThreadedBlas:
+    """Within it BLAS has one thread. The limit is the whole process's, so threads share it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.limiter: Any = None
+
+    @contextmanager
+    def __call__(self, wanted: bool = True) -> Iterator[None]:
+        if not wanted:
+            yield
+            return
+        with self.lock:
+            self.users += 1
+            if self.users == 1:
+                self.limiter = _blas_controller().limit(limits=1, user_api="blas")
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users -= 1
+                if self.users == 0:
+                    self.limiter.restore_original_limits()
+
+
+single_threaded_blas = _SingleThreadedBlas()

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from snode.analysis.attack_result import check_count, check_number
+from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.analysis.slope_roots import NewtonStep, Problem, newton_from_left
-from snode.backend import Array
+from snode.backend import Array, single_threaded_blas
 
 __all__ = [
     "ContractingShift", "ContractivityInterval", "NewtonStep", "Verdict",
@@ -207,6 +208,12 @@ def contractivity_interval(
     """
     problem = Problem.of(A, c, certified, n_starts, rng)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
+    with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
+        return _interval_of(problem, c, tol, max_iter)
+
+
+def _interval_of(problem: Problem, c: float, tol: float, max_iter: int) -> ContractivityInterval:
+    certified = problem.certified
     right = problem.at_slopes(1.0, None)
     if right.value > problem.c:
         status = _verdict_at_one(problem)
@@ -288,7 +295,8 @@ def contracting_shift(
     """
     problem = Problem.of(A, c, certified, n_starts, rng, slopes)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
-    return shift_of(problem, tol, max_iter)
+    with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
+        return shift_of(problem, tol, max_iter)
 
 
 def shift_of(problem: Problem, tol: float, max_iter: int) -> ContractingShift:

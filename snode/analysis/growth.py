@@ -21,7 +21,8 @@ import numpy as np
 
 from snode.analysis.attack_result import behind, check_count, norm2
 from snode.analysis.growth_rates import Layers, Rates
-from snode.backend import Array, array_namespace, is_array, to_host
+from snode.analysis.slope_problem import SINGLE_THREADED
+from snode.backend import Array, array_namespace, is_array, single_threaded_blas, to_host
 from snode.fields.base import has_readout, outputs
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver, solve_direct
@@ -167,7 +168,8 @@ def growth_bound(
     ends = np.union1d(inner, depths)
     widths = np.diff(ends)
     step = rates.flow_step if kind == "flow" else rates.euler_step
-    pairs = [step(float(a), float(b)) for a, b in pairwise(ends)]
+    with single_threaded_blas(field.n <= SINGLE_THREADED):
+        pairs = [step(float(a), float(b)) for a, b in pairwise(ends)]
     upper, lower = np.array(pairs).reshape(-1, 2).T
     # every product and every sum is rounded
     slack = 4 * (len(widths) + 2) * EPS * np.cumsum(widths * np.abs(upper))

@@ -133,7 +133,9 @@ class Rates:
             n_starts=self.n_starts, rng=self.rng, d0=None if near is None else near.d,
             multiplier0=None if near is None else near.multiplier,
         )  # fmt: skip
-        return RateBound(result.upper, result.lower, result.multiplier, result.d)
+        with np.errstate(over="ignore", invalid="ignore"):
+            upper = min(result.upper, _norms_rate(A, slopes))
+        return RateBound(upper, result.lower, result.multiplier, result.d)
 
     def log_step(self, A: list[Array], h: float) -> float:
         """Upper bound of log|I + hJ|_2."""

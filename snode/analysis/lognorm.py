@@ -21,9 +21,16 @@ from snode.analysis.attack_result import check_count
 from snode.analysis.lognorm_path import LogNormPath, path_of
 from snode.analysis.slope_bound import SlopeBound, slope_bound
 from snode.analysis.slope_exact import branch_and_bound
-from snode.analysis.slope_problem import Chain, flat, is_sparse, make_chain, unscale
+from snode.analysis.slope_problem import (
+    SINGLE_THREADED,
+    Chain,
+    flat,
+    is_sparse,
+    make_chain,
+    unscale,
+)  # fmt: skip
 from snode.analysis.slope_search import Search, Trace, alternating, gradient_flow, refine, starts_of
-from snode.backend import Array
+from snode.backend import Array, single_threaded_blas
 from snode.ode.arguments import check_choice
 from snode.results import Status
 
@@ -312,6 +319,13 @@ def _starts(method: str, n_starts: int | None) -> int:
 def _enclose(A: Any, slopes: Any, options: _Options, d0: Any, multiplier0: Any) -> LogNormResult:
     layers, single = as_layers(A, options.certify or options.method == "exact")
     chain = make_chain(layers, as_slopes(slopes, len(layers)))
+    with single_threaded_blas(chain.n <= SINGLE_THREADED):
+        return _enclosed(chain, single, options, d0, multiplier0)
+
+
+def _enclosed(
+    chain: Chain, single: bool, options: _Options, d0: Any, multiplier0: Any
+) -> LogNormResult:
     root = None
     if options.certify or options.method == "exact":
         root = slope_bound(chain, _multiplier_in(chain, multiplier0))

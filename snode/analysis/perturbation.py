@@ -15,10 +15,10 @@ import numpy as np
 
 from snode.analysis.attack_result import check_count, check_number
 from snode.analysis.contractivity import ContractingShift, Verdict, shift_of
-from snode.analysis.slope_problem import make_chain
+from snode.analysis.slope_problem import SINGLE_THREADED, make_chain
 from snode.analysis.slope_roots import Certificate, Problem
 from snode.analysis.slope_search import alternating
-from snode.backend import Array
+from snode.backend import Array, single_threaded_blas
 
 __all__ = ["CutStep", "MinimalPerturbation", "minimal_perturbation"]
 
@@ -163,6 +163,11 @@ def minimal_perturbation(
     """
     problem = Problem.of(A, c, certified, n_starts, rng, slopes)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
+    with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
+        return _least(problem, tol, max_iter)
+
+
+def _least(problem: Problem, tol: float, max_iter: int) -> MinimalPerturbation:
     shift = shift_of(problem, 1e-10, 60)
     tau = float(np.ldexp(shift.tau, -problem.exponent))
     n = len(problem.A)
@@ -175,7 +180,7 @@ def minimal_perturbation(
         return _result(problem, best, float(np.linalg.norm(exact)), shift, ())
     delta, lower, history = _Cuts(problem).run(tol * tau, max_iter)
     candidates = [start, _repaired(problem, "cutting planes", delta)]
-    if certified:
+    if problem.certified:
         inside = _least_certified(problem, delta, tau)
         candidates.append(_repaired(problem, "certificate", inside))
     best = min(candidates, key=lambda candidate: candidate.norm)

@@ -107,6 +107,11 @@ def slope_bound(
     L, warm = _start(form, multiplier)
     with np.errstate(all="ignore"):  # what is not finite is not accepted
         solved = _interior_point(form, L, WARM if warm else COLD, tol, target, max_newton)
+        if warm and not solved.done:  # near an end of the path of another problem
+            again = _interior_point(form, form.default(), COLD, tol, target, max_newton)
+            better = form.value(again.L) <= form.value(solved.L)
+            count = solved.n_newton + again.n_newton
+            solved = (again if better else solved)._replace(n_newton=count)
     best = np.clip(solved.L, SMALLEST, 1 / SMALLEST)
     full[form.free], spread[form.free] = best, solved.spread
     upper = form.verified(best)
@@ -122,6 +127,8 @@ class _Solved(NamedTuple):
     x: Array
     spread: Array
     n_newton: int
+    done: bool
+    """Whether the tolerance was met, or it was seen that the target is or cannot be."""
 
 
 def _start(form: Any, multiplier: Array | None) -> tuple[Array, bool]:
@@ -132,7 +139,7 @@ def _start(form: Any, multiplier: Array | None) -> tuple[Array, bool]:
     L = np.asarray(multiplier, float)[form.free]
     L = np.where(np.isfinite(L) & (L > 0), L, default)
     try:
-        usable = form.value(L) <= max(4 * form.size, form.value(default))
+        usable = form.value(L) <= form.value(default)
     except LinAlgError:
         usable = False
     return (L, True) if usable else (default, False)
@@ -147,7 +154,7 @@ def _interior_point(
     K = weighted(form.U, L)
     R, logdet = form.factor(lam, L, K)
     Z = None
-    newton = centring = 0
+    newton, centring, done = 0, 0, False
     while newton < max_newton:
         newton += 1
         try:
@@ -162,6 +169,7 @@ def _interior_point(
             if value < best:
                 best, best_L = value, L
             above = best - target if target > -math.inf else 0.0
+            done = above < 0 or left < RESOLVED * above or left <= tol * form.size
             if above < 0 or left < RESOLVED * above:
                 break
             if left > tol * form.size:
@@ -175,8 +183,8 @@ def _interior_point(
             break
         lam, L, K, R, logdet = moved
     if Z is None:
-        return _Solved(best_L, form.near(best_L), np.ones(form.count), newton)
-    return _Solved(best_L, _directions(Z.Y), _spread(Z, L), newton)
+        return _Solved(best_L, form.near(best_L), np.ones(form.count), newton, done)
+    return _Solved(best_L, _directions(Z.Y), _spread(Z, L), newton, done)
 
 
 def _directions(Y: Array) -> Array:

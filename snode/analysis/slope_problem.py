@@ -18,6 +18,9 @@ from snode.backend import Array
 __all__ = ["EPS", "TINY", "Chain", "make_chain"]
 
 EPS = float(np.finfo(float).eps)
+SINGLE_THREADED = 500
+"""Up to this n BLAS gets one thread: its threads wait for each other longer than they work."""
+
 TINY = 2.0**-600
 """More than everything that underflow can take away from a scaled problem."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 
 from snode.analysis.slope_problem import EPS, TINY, Chain, flat, is_zero, moduli
 from snode.backend import Array
@@ -17,7 +17,14 @@ from snode.results import Status
 __all__ = ["Search", "Trace", "alternating", "gradient_flow", "refine", "starts_of"]
 
 STACKED = 40
-"""Up to this n the eigenpairs of all starts come from one stacked call of LAPACK (measured)."""
+"""Up to this n the eigenpairs of all starts come from one stacked call of LAPACK.
+
+Lanczos steps are faster from n = 20 on, but up to about here LAPACK finds larger values
+(``benchmarks/lognorm.py --choices``), and needs no kernel to be loaded.
+"""
+
+DIRECT = 400
+"""Up to this n a single eigenpair comes from LAPACK, beyond from ARPACK (measured)."""
 
 KRYLOV = 10
 """Lanczos steps between two updates of the slopes, for larger n."""
@@ -79,8 +86,21 @@ def top_pair(chain: Chain, d: Slopes, z0: Array | None = None) -> tuple[float, A
     if not chain.dense:
         return _lanczos_pair(chain, d, z0)
     J = chain.jacobian(d)
-    w, V = eigh(0.5 * (J + J.T), subset_by_index=[n - 1, n - 1], check_finite=False)
+    S = 0.5 * (J + J.T)
+    if n > DIRECT:
+        try:
+            w, V = eigsh(S, k=1, which="LA", v0=_start(n, z0), tol=1e-10)
+            return float(w[0]), V[:, 0]
+        except ArpackError:
+            pass
+    w, V = eigh(S, subset_by_index=[n - 1, n - 1], check_finite=False)
     return float(w[0]), V[:, 0]
+
+
+def _start(n: int, z0: Array | None) -> Array:
+    """A vector near z0 that is orthogonal to no invariant subspace."""
+    noise = np.random.default_rng(0).standard_normal(n) / n**0.5
+    return noise if z0 is None else z0 + 1e-3 * noise
 
 
 def _lanczos_pair(chain: Chain, d: Slopes, z0: Array | None) -> tuple[float, Array]:
@@ -90,7 +110,7 @@ def _lanczos_pair(chain: Chain, d: Slopes, z0: Array | None) -> tuple[float, Arr
         w, V = np.linalg.eigh(0.5 * (dense + dense.T))
         return float(w[-1]), V[:, -1]
     S: Any = LinearOperator((n, n), matvec=lambda x: chain.product(d, x.ravel()), dtype=float)
-    v0 = np.ones(n) if z0 is None else z0
+    v0 = _start(n, z0)
     try:
         w, V = eigsh(S, k=1, which="LA", v0=v0)
     except ArpackNoConvergence as failure:

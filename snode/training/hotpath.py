@@ -14,17 +14,15 @@ Equal to `FieldProblem` to rounding (a test says so); what differs is speed and 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from snode.backend import Array
+from snode.backend import Array, single_threaded_blas
 from snode.fields.activations import Activation
 from snode.fields.depth import Gram
 from snode.fields.layer import StandaloneField
@@ -89,42 +87,6 @@ def check_threads(threads: int | None) -> int:
     if int(threads) != threads or threads < 1:
         raise ValueError(f"threads must be a positive integer or None; got {threads!r}")
     return int(threads)
-
-
-@lru_cache(maxsize=1)
-def _blas_controller() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-class _SingleThreadedBlas:
-    """The limit holds for the whole process, so runs in several threads share one limiter."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.limiter: Any = None
-
-    @contextmanager
-    def __call__(self, threads: int) -> Iterator[None]:
-        if threads == 1:
-            yield
-            return
-        with self.lock:
-            self.users += 1
-            if self.users == 1:
-                self.limiter = _blas_controller().limit(limits=1, user_api="blas")
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.users -= 1
-                if self.users == 0:
-                    self.limiter.restore_original_limits()
-
-
-_single_threaded_blas = _SingleThreadedBlas()
 
 
 class _Columns:
@@ -223,7 +185,7 @@ class EulerProblem:
 
     def direct(self) -> float:
         """Solve the direct problem for the trial parameters and return the cost."""
-        with _single_threaded_blas(len(self.parts)):
+        with single_threaded_blas(len(self.parts) > 1):
             self.work.parallel(self._direct_columns, len(self.parts))
         return self.terminal_cost.value(self.x_T) + self.cost.decay_value(self.trial)
 
@@ -247,9 +209,9 @@ class EulerProblem:
         totals = np.zeros(3)
         for stop in range(self.K, 0, -LAYERS_PER_BLOCK):
             block = range(max(0, stop - LAYERS_PER_BLOCK), stop)
-            with _single_threaded_blas(len(self.parts)):
+            with single_threaded_blas(len(self.parts) > 1):
                 self.work.parallel(partial(self._adjoint_columns, block), len(self.parts))
-            with _single_threaded_blas(self.work.threads):
+            with single_threaded_blas(self.work.threads > 1):
                 dots = self.work.parallel(partial(self._gradient_layers, block), self.work.threads)
             totals += np.sum(dots, axis=0)
         self._sum_bias_gradient()
@@ -316,7 +278,7 @@ class EulerProblem:
     def line(self) -> LineModel:
         """Solve the sensitivity problem along d and return the model of the cost."""
         xi_T = np.empty_like(self.x_T)
-        with _single_threaded_blas(len(self.parts)):
+        with single_threaded_blas(len(self.parts) > 1):
             self.work.parallel(lambda j: self._tangent_columns(j, xi_T), len(self.parts))
         decay = parameter_line(self.cost, self.trial, self.d)
         return self.terminal_cost.line(self.x_T, xi_T, *decay)

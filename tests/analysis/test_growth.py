@@ -1,5 +1,6 @@
 """Growth bounds: closed forms, brute force over vertices, measured trajectories, attacks."""
 
+import dataclasses
 import itertools
 from decimal import Decimal, localcontext
 
@@ -434,3 +435,20 @@ def test_wrong_arguments_of_radius_and_gap_are_named():
         trajectory_gap(field, x, np.ones((3, 4)))
     with pytest.raises(ValueError, match="growth must be a bound on the grid"):
         trajectory_gap(field, x, 2 * x, growth=ends)
+
+
+def test_a_certificate_is_never_worse_than_the_norms(monkeypatch):
+    from snode.analysis import growth_rates
+
+    rng = np.random.default_rng(3)
+    W = rng.standard_normal((3, 5, 5))
+    field = snode.StandaloneField(W, np.zeros((3, 5)), T=1.0, activation="relu")
+    norms = snode.growth_bound(field, method="norms")
+    assert (snode.growth_bound(field).upper < norms.upper).all()
+    own = growth_rates.max_log_norm
+
+    def stalled(*args, **options):
+        return dataclasses.replace(own(*args, **options), upper=1e3)
+
+    monkeypatch.setattr(growth_rates, "max_log_norm", stalled)
+    np.testing.assert_array_equal(snode.growth_bound(field).upper, norms.upper)

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 from scipy.sparse.linalg import aslinearoperator
 
-from snode.analysis import slope_exact, slope_forms
+from snode.analysis import slope_exact, slope_forms, slope_search
 from snode.analysis.lognorm import LogNormPath, log_norm, max_log_norm
 from snode.analysis.slope_bound import slope_bound
 from snode.analysis.slope_forms import ChainForm, SingleForm
@@ -359,6 +359,30 @@ def test_lanczos_agrees_with_dense_eigenpairs():
         assert rough[i] < 1e-3
         S = chain.product((d[:, i],), Z[:, i])
         assert np.linalg.norm(S - w[i] * Z[:, i]) == pytest.approx(rough[i], abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "two blocks", "zero", "minus identity", "rank one"])
+def test_both_eigensolvers_find_the_same_pair(monkeypatch, kind):
+    n = 60
+    A = {
+        "gaussian": gaussian(n, 1, shift=1.5),
+        "two blocks": np.kron(np.diag([1.0, 3.0]), gaussian(n // 2, 0)),
+        "zero": np.zeros((n, n)),
+        "minus identity": -np.eye(n),
+        "rank one": np.ones((n, n)),
+    }[kind]
+    chain = make_chain([A], [(0.1, 1.0)])
+    d = (np.random.default_rng(0).uniform(0.1, 1, n),)
+    value, _ = top_pair(chain, d)
+    S = 0.5 * (chain.jacobian(d) + chain.jacobian(d).T)
+    monkeypatch.setattr(slope_search, "DIRECT", 10)
+    far = np.zeros(n)  # in the block of the smaller eigenvalue
+    far[: n // 2] = np.linalg.eigh(S[: n // 2, : n // 2])[1][:, -1]
+    for z0 in (None, far):
+        other, z = top_pair(chain, d, z0)
+        assert other == pytest.approx(value, abs=1e-12)
+        assert np.linalg.norm(S @ z - value * z) < 1e-8
+        assert np.linalg.norm(z) == pytest.approx(1)
 
 
 def test_lanczos_stops_in_an_invariant_subspace():
@@ -951,3 +975,42 @@ def test_log_norm_of_huge_and_integer_matrices():
 def test_bad_arguments_of_log_norm(A, options, message):
     with pytest.raises(ValueError, match=message):
         log_norm(A, **options)
+
+
+def test_a_start_that_stalls_is_given_up(monkeypatch):
+    """Multipliers of another matrix may lead Newton's method to where it cannot go on."""
+    from snode.analysis import slope_bound as module
+
+    A = np.random.default_rng(8).standard_normal((12, 12))
+    cold = max_log_norm(A, (0.0, 1.0))
+    near = cold.multiplier * np.exp(0.1 * np.random.default_rng(9).standard_normal(12))
+    own, warm = module._interior_point, []
+
+    def stalling(form, L, distance, *rest):
+        solved = own(form, L, distance, *rest)
+        if distance != module.WARM:
+            return solved
+        warm.append(1)
+        return solved._replace(L=L, done=False)
+
+    monkeypatch.setattr(module, "_interior_point", stalling)
+    again = max_log_norm(A, (0.0, 1.0), multiplier0=near)
+    assert warm == [1]
+    assert abs(again.upper - cold.upper) < 1e-9
+
+
+def test_multipliers_worse_than_the_default_ones_are_not_used():
+    A = np.random.default_rng(8).standard_normal((12, 12))
+    cold = max_log_norm(A, (0.0, 1.0))
+    far = cold.multiplier * np.exp(3 * np.random.default_rng(9).standard_normal(12))
+    assert max_log_norm(A, (0.0, 1.0), multiplier0=far).upper == cold.upper
+
+
+def test_blas_has_its_threads_again_afterwards():
+    from threadpoolctl import threadpool_info
+
+    before = [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+    max_log_norm(np.eye(3))
+    with pytest.raises(ValueError, match="finite"):
+        max_log_norm(np.full((3, 3), np.nan))
+    assert before == [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
