@@ -337,9 +337,10 @@ def _enclosed(
         exact = branch_and_bound(chain, root, search, max_nodes=options.max_nodes, rng=options.rng)
         upper, search, n_nodes, status = exact
     e = chain.exponent
-    trace = search.trace._replace(
-        value=np.ldexp(search.trace.value, e), residual=np.ldexp(search.trace.residual, e)
-    )
+    with np.errstate(over="ignore"):
+        trace = search.trace._replace(
+            value=np.ldexp(search.trace.value, e), residual=np.ldexp(search.trace.residual, e)
+        )
     multiplier = None if root is None else _multiplier_out(chain, root)
     return LogNormResult(
         unscale(search.lower, e, up=False), unscale(upper, e, up=True),
