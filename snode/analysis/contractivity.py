@@ -53,8 +53,10 @@ class ContractivityInterval:
     Attributes
     ----------
     m : float
-        f(m) <= c for all slopes in [m, 1]; 0 if that is so for every m > 0, NaN if for none.
-        Certified, or the end of the local search.
+        f(m) <= c for all slopes in [m, 1]; 0 if that is so for every m > 0, NaN if for none, and
+        if f(1) equals c to rounding (`status` says which). Certified, or the end of the local
+        search. With a certificate it is the least m that the certificate accepts; what is below
+        it, down to `lower`, is not known.
     value : float
         The bound of f at `m` that was compared with c.
     lower : float

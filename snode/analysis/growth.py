@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field as entry
 from itertools import pairwise
 from typing import Any
 
@@ -60,6 +61,8 @@ class GrowthBound:
     kind : str
         "flow" or "euler".
     method : str
+    fingerprint : str
+        Of grid, matrices and slopes: a bound serves only the field it was made for.
     """
 
     t: Array
@@ -69,6 +72,7 @@ class GrowthBound:
     lower: Array
     kind: str
     method: str
+    fingerprint: str = entry(default="", repr=False)
 
     @property
     def factor(self) -> Array:
@@ -175,7 +179,8 @@ def growth_bound(
     slack = 4 * (len(widths) + 2) * EPS * np.cumsum(widths * np.abs(upper))
     total = np.concatenate([[0.0], np.cumsum(widths * upper) + slack])
     log_factor = total[np.searchsorted(ends, depths)]
-    return GrowthBound(depths, log_factor, ends, upper, lower, kind, method)
+    mark = layers.fingerprint()
+    return GrowthBound(depths, log_factor, ends, upper, lower, kind, method, mark)
 
 
 # --- certified radii ------------------------------------------------------------------------------
@@ -207,7 +212,10 @@ class CertifiedRadius:
     growth: GrowthBound
 
     def accuracy(self, radii: Sequence[float]) -> Array:
-        """Certified accuracy: share of samples whose radius is larger, an array like `radii`."""
+        """Certified accuracy: share of samples whose radius is larger, an array like `radii`.
+
+        Without labels `y` it is the share whose prediction, right or wrong, is certain to stay.
+        """
         allowed = np.asarray(radii, dtype=np.float64)
         if not (allowed >= 0).all():
             raise ValueError(f"radii must be >= 0; got {radii!r}")
@@ -275,7 +283,9 @@ def certified_radius(
     As :math:`|V_i - V_j| \le \sqrt2\, |V|_2`, this is never less than
     :math:`\min_j (z_i - z_j) / (\sqrt2 |V|_2 L)`. Without a read-out, V is the first rows of the
     identity and :math:`|V_i - V_j| = \sqrt 2`. From each lead the rounding error of the outputs is
-    taken off (64 times the precision of the dtype, relative to the largest output).
+    taken off (64 times the precision of the dtype, relative to the largest output). That is a
+    heuristic: the guarantee is for exact arithmetic, and the rounding inside of a network with
+    many layers in float32 is not bounded rigorously.
 
     References
     ----------
@@ -454,6 +464,8 @@ def _growth(field: Any, kind: str, method: str, growth: GrowthBound | None) -> G
     grid = np.asarray(field.grid, dtype=np.float64)
     if growth.t[0] != grid[0] or growth.t[-1] != grid[-1]:
         raise ValueError("growth must be a bound over the whole depth of the field")
+    if growth.fingerprint != Layers.of(field).fingerprint():
+        raise ValueError("growth must be a bound for this field; it was made for another one")
     return growth
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,6 +47,16 @@ class Layers(NamedTuple):
                 f"got {type(field).__name__}"
             )
         return cls(inner, np.asarray(inner.grid, dtype=np.float64), slopes)
+
+    def fingerprint(self) -> str:
+        """A digest of all that the bounds depend on."""
+        digest = hashlib.sha256(repr((self.slopes, type(self.field).__name__)).encode())
+        digest.update(repr(getattr(self.field, "interpolation", None)).encode())
+        digest.update(self.grid.tobytes())
+        standalone = isinstance(self.field, StandaloneField)
+        for W in [self.field.W] if standalone else self.field._weights():
+            digest.update(np.ascontiguousarray(_exact(W)).tobytes())
+        return digest.hexdigest()
 
     def at(self, t: float) -> list[Array]:
         """Matrices at depth t, in float64."""

@@ -414,8 +414,8 @@ def _as_layer(A: Any, name: str, dense: bool) -> Any:
         return array
     if dense:
         raise ValueError(
-            f"{name}: a certificate needs the entries as an array; pass {name}.toarray(), or "
-            "certify=False for the lower bound"
+            f"{name}: a certificate needs the entries as an array (n, n); for a sparse matrix or a "
+            "LinearOperator ask for the lower bound only: certify=False, and not method='exact'"
         )
     if np.issubdtype(A.dtype, np.complexfloating):
         raise ValueError(f"{name} must be real; got {A.dtype}")

@@ -51,6 +51,11 @@ class LogNormPath:
     results: tuple[Any, ...] = entry(repr=False)
 
     @property
+    def gap(self) -> Array:
+        """``upper - lower`` at the depths, (K + 1,)."""
+        return self.upper - self.lower
+
+    @property
     def d(self) -> tuple[Any, ...]:
         """The slopes behind `lower`, for each depth."""
         return tuple(result.d for result in self.results)
@@ -69,8 +74,8 @@ class LogNormPath:
         kind = "bounds" if self.rigorous else "estimates between the depths"
         return (
             f"LogNormPath({len(self.t)} depths in [{self.t[0]:g}, {self.t[-1]:g}], f in "
-            f"[{self.lower.min():.6g}, {self.sup:.6g}], growth in [{self.growth_lower[-1]:.6g}, "
-            f"{self.growth_upper[-1]:.6g}], {kind})"
+            f"[{self.lower.min():.6g}, {self.sup:.6g}], gap <= {self.gap.max():.3g}, "
+            f"growth in [{self.growth_lower[-1]:.6g}, {self.growth_upper[-1]:.6g}], {kind})"
         )
 
 

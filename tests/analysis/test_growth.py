@@ -452,3 +452,19 @@ def test_a_certificate_is_never_worse_than_the_norms(monkeypatch):
 
     monkeypatch.setattr(growth_rates, "max_log_norm", stalled)
     np.testing.assert_array_equal(snode.growth_bound(field).upper, norms.upper)
+
+
+def test_a_bound_of_another_field_is_refused():
+    """It would certify radii that are too large."""
+    x = np.ones((3, 2))
+    field = layered()
+    tame = field.with_parameters(W=-0.1 * field.W)
+    for other in (tame, layered(activation="leaky_tanh"), layered(seed=1)):
+        for use in (
+            lambda growth: certified_radius(field, x, n_classes=3, growth=growth),
+            lambda growth: trajectory_gap(field, x, 2 * x, growth=growth),
+        ):
+            with pytest.raises(ValueError, match="for this field"):
+                use(growth_bound(other, kind="euler"))
+    own = growth_bound(field.with_parameters(b=0 * field.b), kind="euler")  # b has no part in it
+    certified_radius(field, x, n_classes=3, growth=own)
