@@ -1,48 +1,315 @@
 """Numba kernels of the CPU hot path; the only file that imports Numba.
 
-Arrays in, outputs filled; no function arguments, no fastmath, the GIL is released. Each kernel
-has a NumPy twin in the tests. Scalars must come in the dtype of the arrays.
+Arrays in, outputs filled; sums are not reordered, the GIL is released. Each kernel has a NumPy twin
+in the tests. Scalars must come in the dtype of the arrays.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numba
+import numba.experimental.function_type  # functions as arguments of kernels
 import numpy as np
+from numba import types
+from numba.extending import typeof_impl
 
 
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def _kernel(function: Callable[..., Any], **options: Any) -> Any:
+    # NumPy's error model: a division needs no test for zero, and vectorises
+    options |= {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable cache folder: compile in every process
-        return numba.njit(nogil=True)(function)
+        return numba.njit(**options)(function)
+
+
+# --- products: BLAS called from compiled code ----------------------------------------------------
+
+_ROWS, _PLAIN, _TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)
+
+
+class _Gemm(types.WrapperAddressProtocol):
+    """The function cblas_?gemm of the BLAS that NumPy has loaded, as a value for kernels.
+
+    It is an argument of the kernels, not a constant in them, so that they can be cached.
+    """
+
+    def __init__(self, function: Any, number: Any) -> None:
+        i, size, pointer = types.int32, types.int64, types.uintp
+        self.function = function  # keeps the library loaded
+        self.address = ctypes.cast(function, ctypes.c_void_p).value
+        arguments = (i, i, i, size, size, size, number, pointer, size, pointer, size)
+        signature = types.void(*arguments, number, pointer, size)
+        self.type = types.FunctionType(signature)
+
+    def __wrapper_address__(self) -> Any:
+        return self.address
+
+    def signature(self) -> Any:
+        return self.type.signature
+
+
+@typeof_impl.register(_Gemm)
+def _typeof_gemm(value: _Gemm, _: Any) -> Any:
+    return value.type  # made once: Numba would make it at every call of a kernel
+
+
+@cache
+def blas_gemm(dtype: str) -> _Gemm | None:
+    """Return NumPy's matrix product for "float32" or "float64"; None: use SciPy's, via Numba.
+
+    NumPy's wheels bring OpenBLAS with 64-bit integers, a newer one than SciPy's.
+    """
+    from threadpoolctl import threadpool_info
+
+    letter, number = ("s", types.float32) if dtype == "float32" else ("d", types.float64)
+    for library in threadpool_info():
+        if library["user_api"] != "blas":
+            continue
+        loaded = ctypes.CDLL(library["filepath"])
+        for name in (f"scipy_cblas_{letter}gemm64_", f"cblas_{letter}gemm64_"):
+            if hasattr(loaded, name):
+                return _Gemm(getattr(loaded, name), number)
+    return None
 
 
 @_kernel
-def leaky_step(a, bias, h, alpha, x, x_next, slope):  # type: ignore[no-untyped-def]
-    """One Euler step of (leaky) ReLU: slope = sigma'(a+b), x_next = x + h sigma(a+b)."""
-    one, zero = slope.dtype.type(1), slope.dtype.type(0)
-    for i in range(a.shape[0]):
-        for j in range(a.shape[1]):
-            v = a[i, j] + bias[i]
-            s = one if v > 0 else alpha
-            slope[i, j] = s
-            # relu(-inf) is 0, not 0 * -inf; NaN stays NaN
-            y = zero if s == 0 and v < 0 else s * v
-            x_next[i, j] = x[i, j] + h * y
+def product(gemm, alpha, a, b, beta, out):  # type: ignore[no-untyped-def]
+    """Out = alpha a b + beta out, with beta 0 or 1."""
+    if gemm is None:
+        if beta == 0:
+            np.dot(a, b, out)
+            if alpha != 1:
+                out *= alpha
+        else:
+            out += alpha * np.dot(a, b)
+    else:
+        gemm(
+            _ROWS, _PLAIN, _PLAIN, a.shape[0], b.shape[1], a.shape[1], alpha, a.ctypes.data,
+            a.shape[1], b.ctypes.data, b.shape[1], beta, out.ctypes.data, b.shape[1],
+        )  # fmt: skip
 
 
 @_kernel
-def tanh_step(y, h, x, x_next, slope):  # type: ignore[no-untyped-def]
-    """As `leaky_step` for tanh, given y = tanh(a + b); `y` and `slope` may be one array."""
-    one = slope.dtype.type(1)
-    for i in range(y.shape[0]):
-        for j in range(y.shape[1]):
-            v = y[i, j]
-            x_next[i, j] = x[i, j] + h * v
-            slope[i, j] = one - v * v
+def product_nt(gemm, alpha, a, b, out):  # type: ignore[no-untyped-def]
+    """Out += alpha a b^T."""
+    if gemm is None:
+        out += alpha * np.dot(a, b.T)
+    else:
+        gemm(
+            _ROWS, _PLAIN, _TRANSPOSED, a.shape[0], b.shape[0], a.shape[1], alpha, a.ctypes.data,
+            a.shape[1], b.ctypes.data, b.shape[1], out.dtype.type(1), out.ctypes.data, b.shape[0],
+        )  # fmt: skip
+
+
+@_kernel
+def product_tn(gemm, a, b, beta, out):  # type: ignore[no-untyped-def]
+    """Out = a^T b + beta out, with beta 0 or 1."""
+    if gemm is None:
+        if beta == 0:
+            np.dot(a.T, b, out)
+        else:
+            out += np.dot(a.T, b)
+    else:
+        gemm(
+            _ROWS, _TRANSPOSED, _PLAIN, a.shape[1], b.shape[1], a.shape[0], out.dtype.type(1),
+            a.ctypes.data, a.shape[1], b.ctypes.data, b.shape[1], beta, out.ctypes.data, b.shape[1],
+        )  # fmt: skip
+
+
+# --- elementwise, over whole samples: flat arrays, `bias` repeated along them ---------------------
+
+
+@_kernel
+def leaky_step(a, bias, h, alpha, x, x_next):  # type: ignore[no-untyped-def]
+    """One Euler step of (leaky) ReLU: x_next = x + h sigma(a+b), and a = sigma'(a+b), in place.
+
+    One name for what is one array: with two, the loop would be run without vectors.
+    """
+    one, zero = a.dtype.type(1), a.dtype.type(0)
+    for j in range(a.size):
+        v = a[j] + bias[j]
+        s = one if v > 0 else alpha
+        a[j] = s
+        # relu(-inf) is 0, not 0 * -inf; NaN stays NaN
+        y = zero if s == 0 and v < 0 else s * v
+        x_next[j] = x[j] + h * y
+
+
+@partial(_kernel, fastmath={"contract"})  # a * b + c may be rounded once; nothing else
+def tanh_step(a, bias, h, x, x_next):  # type: ignore[no-untyped-def]
+    """As `leaky_step` for tanh in float32, within 1.5 units of rounding.
+
+    A loop over the C library's tanh would not vectorise. Below 0.625 a polynomial, fitted to the
+    relative error; above, 1 - 2 / (exp(2 |v|) + 1), with exp(r + k log 2) = 2^k exp(r).
+    """
+    zero, half = np.float32(0), np.float32(0.5)
+    one, two, top = np.float32(1), np.float32(2), np.float32(20)
+    for j in range(a.size):
+        v = a[j] + bias[j]
+        size = -v if v < zero else v
+        t = v * v
+        s = np.float32(-0.00570498)
+        s = s * t + np.float32(0.02063908)
+        s = s * t + np.float32(-0.05373971)
+        s = s * t + np.float32(0.13331442)
+        s = s * t + np.float32(-0.33333282)
+        small = v + v * (t * s)
+        z = size + size
+        z = z if z < top else top
+        k = np.floor(z * np.float32(1 / math.log(2)) + half)
+        r = z - k * np.float32(0.693359375)  # log 2 in two parts: the first times k is exact
+        r = r - k * np.float32(math.log(2) - 0.693359375)
+        e = np.float32(1 / 5040)
+        e = e * r + np.float32(1 / 720)
+        e = e * r + np.float32(1 / 120)
+        e = e * r + np.float32(1 / 24)
+        e = e * r + np.float32(1 / 6)
+        e = e * r + half
+        e = e * r + one
+        e = e * r + one
+        power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
+        large = one - two / (e * power + one)
+        large = -large if v < zero else large
+        y = small if size < np.float32(0.625) else large
+        y = y if v == v else v  # NaN stays NaN
+        x_next[j] = x[j] + h * y
+        a[j] = one - y * y
+
+
+@_kernel
+def repeat_row(row, out):  # type: ignore[no-untyped-def]
+    """Out = (row, row, ...)."""
+    for start in range(0, out.size, row.size):
+        for j in range(row.size):
+            out[start + j] = row[j]
+
+
+@_kernel
+def scaled_step(slope, lam, q, acc):  # type: ignore[no-untyped-def]
+    """Q = slope * lam and acc += q, flat arrays."""
+    for j in range(q.size):
+        v = slope[j] * lam[j]
+        q[j] = v
+        acc[j] += v
+
+
+@_kernel
+def tangent_step(u, bias, h, slope, xi):  # type: ignore[no-untyped-def]
+    """Xi += h sigma'(a) * (u + db), flat arrays."""
+    for j in range(xi.size):
+        xi[j] += h * (slope[j] * (u[j] + bias[j]))
+
+
+# --- sweeps through the layers for the samples r0..r1 ---------------------------------------------
+# States are (m, n), a sample a row, and W holds the transposed weights: then the products of the
+# direct and the sensitivity problem need no transposition, and the samples of one thread are one
+# piece of memory. Inside of a sweep the interpreter is not asked for anything.
+
+
+@_kernel
+def forward_sweep(gemm, is_tanh, alpha, h, W, b, x, slope, r0, r1, bias):  # type: ignore[no-untyped-def]
+    """Euler steps: x[k+1] = x[k] + h sigma(x[k] W + b), slope[k] = sigma'."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for k in range(slope.shape[0]):
+        product(gemm, one, x[k][r0:r1], W[k], zero, slope[k][r0:r1])
+        repeat_row(b[k], bias)
+        before, after = x[k][r0:r1].reshape(-1), x[k + 1][r0:r1].reshape(-1)
+        a = slope[k][r0:r1].reshape(-1)
+        for i in range(0, a.size, bias.size):
+            j = min(i + bias.size, a.size)
+            if is_tanh:
+                tanh_step(a[i:j], bias, h, before[i:j], after[i:j])
+            else:
+                leaky_step(a[i:j], bias, h, alpha, before[i:j], after[i:j])
+
+
+@_kernel
+def adjoint_sweep(gemm, h, W, slope, lam, q, gb, k0, k1, r0, r1, acc):  # type: ignore[no-untyped-def]
+    """Adjoint steps k1-1, ..., k0: q[k-k0] = slope[k] * lam, lam += h q W^T; gb[k] += sum(q)."""
+    for k in range(k1 - 1, k0 - 1, -1):
+        part = q[k - k0][r0:r1]
+        qk, sk, lk = part.reshape(-1), slope[k][r0:r1].reshape(-1), lam[r0:r1].reshape(-1)
+        acc[:] = 0
+        for i in range(0, qk.size, acc.size):
+            j = min(i + acc.size, qk.size)
+            scaled_step(sk[i:j], lk[i:j], qk[i:j], acc)
+        g = gb[k]
+        for i in range(0, acc.size, g.size):
+            for j in range(g.size):
+                g[j] += acc[i + j]
+        product_nt(gemm, h, part, W[k], lam[r0:r1])
+
+
+@_kernel
+def tangent_sweep(gemm, h, W, dW, db, x, slope, xi, u, r0, r1, bias):  # type: ignore[no-untyped-def]
+    """Sensitivity steps: xi += h slope[k] * (xi W + x[k] dW + db)."""
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    z, v = xi[r0:r1], u[r0:r1]
+    zf, vf = z.reshape(-1), v.reshape(-1)
+    for k in range(slope.shape[0]):
+        product(gemm, one, x[k][r0:r1], dW[k], zero, v)
+        product(gemm, one, z, W[k], one, v)
+        repeat_row(db[k], bias)
+        sk = slope[k][r0:r1].reshape(-1)
+        for i in range(0, zf.size, bias.size):
+            j = min(i + bias.size, zf.size)
+            tangent_step(vf[i:j], bias, h, sk[i:j], zf[i:j])
+
+
+@_kernel
+def add_products(a, b, acc):  # type: ignore[no-untyped-def]
+    """Acc += a * b in float64, flat arrays."""
+    for c in range(acc.size):
+        acc[c] += np.float64(a[c]) * np.float64(b[c])
+
+
+@_kernel
+def finish_layer(g, decay, theta, d, g_old, acc, dots):  # type: ignore[no-untyped-def]
+    """For one layer: g += decay theta; dots += (g.g, g.g_old, g.d) in float64.
+
+    `d` and `g_old` may have no rows, then they count as zero. `acc` holds (3, columns) numbers:
+    one sum per column vectorises, a single sum would not.
+    """
+    n, m = g.shape
+    acc[:] = 0.0
+    for i in range(n):
+        row = g[i]
+        if decay != 0:
+            for j in range(m):
+                row[j] += decay * theta[i, j]
+        add_products(row, row, acc[0])
+        if g_old.shape[0] > 0:
+            add_products(row, g_old[i], acc[1])
+        if d.shape[0] > 0:
+            add_products(row, d[i], acc[2])
+    for i in range(3):
+        dots[i] += acc[i].sum()
+
+
+@_kernel
+def gradient_layers(  # type: ignore[no-untyped-def]
+    gemm, x, q, m, beta, g, k0, k1, first, step, finish, decay, theta, d, g_old, acc, dots
+):
+    """Sum over m samples: g[k] = x[k]^T q[k-k0] + beta g[k], for k = k0 + first, + step, ...
+
+    If `finish`, each layer goes through `finish_layer`; `d` and `g_old` may have no layers.
+    """
+    for k in range(k0 + first, k1, step):
+        product_tn(gemm, x[k][:m], q[k - k0][:m], beta, g[k])
+        if finish:
+            none = g[k][:0]
+            dk = d[k] if d.shape[0] > 0 else none
+            old = g_old[k] if g_old.shape[0] > 0 else none
+            finish_layer(g[k], decay, theta[k], dk, old, acc, dots)
+
+
+# --- parameters: flat arrays ----------------------------------------------------------------------
 
 
 @_kernel
@@ -57,57 +324,6 @@ def scale_and_subtract(beta, direction, gradient):  # type: ignore[no-untyped-de
     """Direction = beta * direction - gradient, flat arrays."""
     for i in range(direction.size):
         direction[i] = beta * direction[i] - gradient[i]
-
-
-@_kernel
-def tangent_step(wx, dwx, db, slope, h, xi):  # type: ignore[no-untyped-def]
-    """Xi += h sigma'(a) * (W xi + dW x + db), given the two products."""
-    for i in range(xi.shape[0]):
-        for j in range(xi.shape[1]):
-            xi[i, j] += h * (slope[i, j] * (wx[i, j] + dwx[i, j] + db[i]))
-
-
-@_kernel
-def add_products(a, b, acc):  # type: ignore[no-untyped-def]
-    """Acc += a * b in float64, flat arrays."""
-    for c in range(acc.size):
-        acc[c] += np.float64(a[c]) * np.float64(b[c])
-
-
-@_kernel
-def adjoint_step(h, u, lam, slope, q):  # type: ignore[no-untyped-def]
-    """Lam += h u, then q = slope * lam of the layer before: two adjoint steps in one pass."""
-    for i in range(lam.shape[0]):
-        for j in range(lam.shape[1]):
-            v = lam[i, j] + h * u[i, j]
-            lam[i, j] = v
-            q[i, j] = slope[i, j] * v
-
-
-@_kernel
-def finish_layer(g, other, decay, theta, d, g_old, acc, dots):  # type: ignore[no-untyped-def]
-    """For one layer: g += other + decay theta; dots += (g.g, g.g_old, g.d) in float64.
-
-    `other`, `d` and `g_old` may have no rows, then they count as zero. `acc` holds (3, columns)
-    numbers: one sum per column vectorises, a single sum would not.
-    """
-    n, m = g.shape
-    acc[:] = 0.0
-    for i in range(n):
-        row = g[i]
-        if other.shape[0] > 0:
-            for j in range(m):
-                row[j] += other[i, j]
-        if decay != 0:
-            for j in range(m):
-                row[j] += decay * theta[i, j]
-        add_products(row, row, acc[0])
-        if g_old.shape[0] > 0:
-            add_products(row, g_old[i], acc[1])
-        if d.shape[0] > 0:
-            add_products(row, d[i], acc[2])
-    for i in range(3):
-        dots[i] += acc[i].sum()
 
 
 @_kernel

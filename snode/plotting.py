@@ -345,7 +345,7 @@ def plot_trajectory_gap(result: Any, ax: Any = None, *, n_curves: int = 30) -> A
         not drawn.
     """
     ax = _axes(ax)
-    ratio = result.ratio
+    ratio = to_host(result.ratio)
     count = ratio.shape[1]
     lines = ax.plot(result.t, ratio[:, :n_curves], color="0.65", lw=0.6)
     for line in lines[:1]:
@@ -415,7 +415,8 @@ def plot_certified(result: Any, ax: Any = None, *, attack: Any = None) -> Any:
     """
     ax = _axes(ax)
     count = len(result.radius)
-    curves = [(np.sort(result.radius[result.radius > 0]), int((result.radius > 0).sum()))]
+    radius = to_host(result.radius)
+    curves = [(np.sort(radius[radius > 0]), int((radius > 0).sum()))]
     if attack is not None:
         kept, fooled = ~to_host(attack.skipped), to_host(attack.success)
         if len(kept) != count:

@@ -6,10 +6,15 @@ What CuPy does differently from NumPy is done: a reduction or an element is an a
 never a NumPy scalar, and arrays have no writeable flag.
 
 Only names that are known to exist in CuPy are offered, so that code using another one fails here
-before it fails on a device. Explicit copies to the host are logged in `copies`.
+before it fails on a device. Explicit copies to the host are logged in `copies`, and all that makes
+the host wait for a device, these copies among it, in `waits`.
+
+`fuse` gives the function placeholders that can do no more than those of `cupy.fuse`.
 """
 
+import os
 import sys
+import threading
 import types
 
 import numpy as np
@@ -36,8 +41,30 @@ NAMES = _words(
     """
 )
 
+ELEMENTWISE = _words(
+    """
+    abs absolute add ceil clip copysign cos cosh divide equal exp expm1 floor greater isfinite isinf
+    isnan less log log1p logaddexp logical_and logical_not logical_or maximum minimum multiply
+    negative not_equal power rint sign signbit sin sinh sqrt square subtract tan tanh where
+    """
+)
+"""What may stand in a fused function, besides operators."""
+
+WAITING = _words("bincount nonzero unique")
+"""Functions whose result has a size that only the device knows: CuPy waits for it."""
+
 copies: list[int] = []
 """Sizes of the arrays that were copied to the host, explicitly."""
+
+waits: list[str] = []
+"""What made the host wait for the device, and where: "float() at costs.py:12"."""
+
+
+def _wait(what):
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    waits.append(f"{what} at {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
 
 
 class ndarray:
@@ -73,10 +100,13 @@ class ndarray:
     def __getattr__(self, name):
         if name not in _ATTRIBUTES and name not in _METHODS:
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
+        if name in _WAITING_METHODS:
+            _wait(f".{name}()")
         value = getattr(self._a, name)
         return _call(value) if name in _METHODS else _wrap(value)
 
     def get(self):
+        _wait("a copy to the host")
         copies.append(self._a.size)
         return self._a.copy()
 
@@ -88,9 +118,13 @@ class ndarray:
         )
 
     def __getitem__(self, index):
+        if _has_mask(index):
+            _wait("a mask as index")
         return _wrap(self._a[_unwrap(index)])
 
     def __setitem__(self, index, value):
+        if _has_mask(index) and isinstance(value, ndarray) and value.size > 1:
+            _wait("a mask as index")
         self._a[_unwrap(index)] = _unwrap(value)
 
     def __len__(self):
@@ -100,21 +134,27 @@ class ndarray:
         return (_wrap(row) for row in self._a)
 
     def __bool__(self):
+        _wait("bool()")
         return bool(self._a)
 
     def __float__(self):
+        _wait("float()")
         return float(self._a)
 
     def __int__(self):
+        _wait("int()")
         return int(self._a)
 
     def __repr__(self):
+        _wait("repr()")
         return f"device {self._a!r}"
 
     def __str__(self):
+        _wait("str()")
         return str(self._a)
 
     def __format__(self, spec):
+        _wait("format()")
         return format(self._a.item() if self._a.ndim == 0 else self._a, spec)
 
 
@@ -125,7 +165,40 @@ _METHODS = _words(
     tobytes tolist trace transpose var view
     """
 )
+_WAITING_METHODS = _words("item nonzero tobytes tolist")
 _ATTRIBUTES = _words("T dtype itemsize nbytes ndim shape size strides")
+
+
+def _has_mask(index):
+    return any(
+        isinstance(i, ndarray) and i._a.dtype == bool
+        for i in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+class Placeholder:
+    """What a fused function gets for an array: operators and elementwise functions, no more."""
+
+    __hash__ = None
+    __array_ufunc__ = None  # `np.sin(placeholder)` is refused, as by CuPy
+
+    def __init__(self, array):
+        self._a = array
+        self.dtype, self.ndim = array.dtype, array.ndim
+
+    def astype(self, dtype):
+        return Placeholder(self._a.astype(dtype))
+
+    def copy(self):
+        return Placeholder(self._a.copy())
+
+    def __bool__(self):
+        raise TypeError("Can't cast to bool")
+
+    def __setitem__(self, index, value):
+        if index is not Ellipsis:
+            raise ValueError("The fusion supports `[...]` or `[:]`.")
+        self._a[...] = _unwrap(value)
 
 
 def _operators():
@@ -135,9 +208,13 @@ def _operators():
         for prefix in ("", "r", "i"):
             operator = f"__{prefix}{name}__"
             if hasattr(np.ndarray, operator) and operator != "__imatmul__":
-                setattr(ndarray, operator, _operator(operator, in_place=prefix == "i"))
+                function = _operator(operator, in_place=prefix == "i")
+                setattr(ndarray, operator, function)
+                if name not in ("matmul", "and", "or", "xor"):
+                    setattr(Placeholder, operator, function)
     for name in ("__neg__", "__pos__", "__abs__", "__invert__"):
         setattr(ndarray, name, _operator(name, in_place=False))
+    Placeholder.__neg__ = ndarray.__neg__
 
 
 def _operator(name, *, in_place):
@@ -154,8 +231,11 @@ def _operator(name, *, in_place):
 _operators()
 
 
+_fusing = threading.local()
+
+
 def _unwrap(x):
-    if isinstance(x, ndarray):
+    if isinstance(x, ndarray | Placeholder):
         return x._a
     if isinstance(x, np.ndarray):
         raise TypeError(f"Unsupported type {type(x)}")
@@ -168,7 +248,7 @@ def _unwrap(x):
 
 def _wrap(x):
     if isinstance(x, np.ndarray | np.generic):
-        return ndarray(np.asarray(x))
+        return (Placeholder if getattr(_fusing, "now", False) else ndarray)(np.asarray(x))
     if isinstance(x, tuple | list) and any(isinstance(i, np.ndarray) for i in x):
         return type(x)(_wrap(i) for i in x)
     return x
@@ -188,8 +268,36 @@ class _Module(types.ModuleType):
         if name not in NAMES:
             raise AttributeError(f"module 'cupy' has no attribute {name!r} (as far as we know)")
         value = getattr(np, name)
-        is_function = callable(value) and not isinstance(value, type)
-        return _call(value) if is_function else value
+        if not callable(value) or isinstance(value, type):
+            return value
+        if getattr(_fusing, "now", False) and name not in ELEMENTWISE:
+            raise TypeError(f"{name} cannot be fused")
+        return _logged(_call(value), name)
+
+
+def _logged(function, name):
+    def logged(*args, **kwargs):
+        if name in WAITING or (name == "where" and len(args) == 1):
+            _wait(f"{name}()")
+        return function(*args, **kwargs)
+
+    return logged
+
+
+def _fuse(function):
+    """Call `function` with placeholders, every time: a test of what it does with them."""
+
+    def fused(*args):
+        _fusing.now = True
+        try:
+            out = function(*(Placeholder(a._a) if isinstance(a, ndarray) else a for a in args))
+        finally:
+            _fusing.now = False
+        if isinstance(out, tuple):
+            return tuple(ndarray(o._a) for o in out)
+        return None if out is None else ndarray(out._a)
+
+    return fused
 
 
 def _asarray(a, dtype=None):
@@ -216,11 +324,12 @@ def make():
     module = _Module("cupy")
     module.ndarray = ndarray
     module.array, module.asarray, module.asnumpy = _array, _asarray, _asnumpy
-    module.ascontiguousarray = _ascontiguousarray
+    module.ascontiguousarray, module.fuse = _ascontiguousarray, _fuse
     module.get_array_module = lambda *arrays: (
         module if any(isinstance(a, ndarray) for a in arrays) else np
     )
     copies.clear()
+    waits.clear()
     return module
 
 

@@ -374,7 +374,7 @@ def test_ncg_copies_only_logits_and_scalars(fake, pair_of_fields):
     problem.gradient()
     problem.set_direction(0.0)
     problem.line()
-    assert max(fakecupy.copies, default=0) <= 3 * 9  # (C, m) logits
+    assert max(fakecupy.copies, default=0) <= 2 * 3 * 9 + 4  # (C, m) logits, theirs along d
 
 
 @pytest.mark.parametrize("method", ["ncg", *FIRST_ORDER])
@@ -518,7 +518,7 @@ def test_other_fields_on_the_device_copy_only_logits_and_scalars(fake, others):
     problem.set_direction(0.0)
     problem.line()
     problem.move(0.1)
-    assert max(fakecupy.copies, default=0) <= 3 * 9  # (C, m) logits
+    assert max(fakecupy.copies, default=0) <= 2 * 3 * 9 + 4  # (C, m) logits, theirs along d
 
 
 def test_creators_of_other_fields(cp, device_backend, tmp_path):
@@ -557,6 +557,12 @@ MIXED = {
     "inputs": lambda cp, h, d, x, y: snode.ncg(d, x, cp.asarray(y), COST),
     "training": lambda cp, h, d, x, y: snode.train(d, (x, y), COST),
     "prediction": lambda cp, h, d, x, y: snode.predict(d, x, n_classes=3),
+    "certified radius": lambda cp, h, d, x, y: snode.certified_radius(
+        d, cp.asarray(x), y, n_classes=3
+    ),
+    "slopes of a logarithmic norm": lambda cp, h, d, x, y: snode.max_log_norm(
+        cp.asarray(h.W[0]), d0=np.ones(4)
+    ),
     "adjoint": lambda cp, h, d, x, y: snode.solve_adjoint(snode.solve_direct(d, cp.asarray(x)), x),
     "sensitivity": lambda cp, h, d, x, y: snode.solve_sensitivity(
         snode.solve_direct(d, cp.asarray(x)), dtheta={"W": h.W}

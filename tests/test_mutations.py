@@ -89,8 +89,8 @@ MUTATIONS = [
     Mutation(
         "Fletcher-Reeves with the plain norm of the Sobolev gradient",
         "training/gradients.py",
-        "gg=pair(partials, self.g)",
-        "gg=pair(self.g, self.g)",
+        "pair_number(partials, g),",
+        "pair_number(g, g),",
         "training/test_ncg_quadratic.py::test_ends_in_n_steps",
     ),
     Mutation(
@@ -229,7 +229,7 @@ MUTATIONS = [
     Mutation(
         "the line model forgets that the read-out changes",
         "training/gradients.py",
-        "xi_T, self.d)",
+        "xi_T, direction)",
         "xi_T, {})",
         "training/test_readout.py::test_phi_at_zero_is_the_derivative_along_the_direction",
     ),
@@ -243,23 +243,44 @@ MUTATIONS = [
     Mutation(
         "a kernel of the hot path forgets the bias",
         "_kernels.py",
-        "dwx[i, j] + db[i]",
-        "dwx[i, j]",
+        "(u[j] + bias[j])",
+        "u[j]",
         "training/test_kernels.py::test_tangent_step",
     ),
     Mutation(
         "the hot path forgets a transpose",
         "training/hotpath.py",
-        "W[k].T, q[",
-        "W[k], q[",
+        "np.copyto(W, field.W.transpose(0, 2, 1))",
+        "np.copyto(W, field.W)",
         "training/test_hotpath.py::test_every_quantity_of_one_iteration",
     ),
     Mutation(
         "the hot path pairs x_{i+1} with lam_{i+1}",
-        "training/hotpath.py",
-        "first.x[k].T",
-        "first.x[k + 1].T",
+        "_kernels.py",
+        "x[k][:m], q[k - k0][:m]",
+        "x[k + 1][:m], q[k - k0][:m]",
         "training/test_hotpath.py::test_every_quantity_of_one_iteration",
+    ),
+    Mutation(
+        "a block of samples overwrites the gradient of the blocks before it",
+        "training/hotpath.py",
+        "scalar(j > 0)",
+        "scalar(0)",
+        "training/test_hotpath.py::test_blocks_of_samples_change_rounding_only",
+    ),
+    Mutation(
+        "the direction is made of the gradient of a refused step",
+        "training/hotpath.py",
+        "if self._is_raw and not self.keep_gradient:",
+        "if False:",
+        "training/test_hotpath.py::test_the_gradient_of_a_refused_step_does_not_remain",
+    ),
+    Mutation(
+        "the mean of a part of the samples is over the part only",
+        "training/costs.py",
+        "other = copy(self)",
+        "other = copy(self); other.m = columns.stop - columns.start",
+        "training/test_costs.py::test_parts_add_up",
     ),
     Mutation(
         "a resumed run draws other minibatches",
@@ -429,6 +450,41 @@ MUTATIONS = [
         "alpha + (1 - alpha) * (1 - xp.tanh(a))",
         "fields/test_activations.py::test_slope_is_the_central_difference",
     ),
+    Mutation(
+        "NumPy's asarray on a device array",
+        "training/costs.py",
+        "lam = xp.zeros_like(x_T)",
+        "lam = 0 * np.asarray(x_T)",
+        "test_device.py::test_every_public_function_follows_its_array[stand-in-gradient]",
+    ),
+    Mutation(
+        "every iteration waits twice for the device",
+        "training/device.py",
+        "cost = self.cost_number()",
+        "cost = float(self.cost_number())",
+        "test_device.py::test_targets_need_one_copy_of_a_few_numbers",
+    ),
+    Mutation(
+        "the direction that was looked ahead is taken whatever was decided",
+        "training/device.py",
+        "not math.isclose(beta, ahead.beta, rel_tol=1e-9)",
+        "math.isnan(beta)",
+        "test_device.py::test_directions_that_do_not_descend_are_reset_as_on_the_generic_path",
+    ),
+    Mutation(
+        "on a device the gradient pairs x_{i+1} with lam_{i+1}",
+        "training/device.py",
+        "self.x[start:stop], gW",
+        "self.x[start + 1 : stop + 1], gW",
+        "test_device.py::test_sweeps_equal_the_generic_solver",
+    ),
+    Mutation(
+        "the number that the device multiplies with widens float32",
+        "training/gradients.py",
+        "beta.astype(g.dtype) * self.d",
+        "beta * self.d",
+        "test_device.py::test_in_single_precision[stand-in-ncg]",
+    ),
 ]
 
 
@@ -438,7 +494,8 @@ def copy_to(folder):
     shutil.copytree(PACKAGE, folder / "snode", ignore=skip)
     for name in ("analysis", "fields", "ode", "training"):
         shutil.copytree(TESTS / name, folder / "tests" / name, ignore=skip)
-    shutil.copy(TESTS / "conftest.py", folder / "tests")
+    for name in ("conftest.py", "fakecupy.py", "test_device.py"):
+        shutil.copy(TESTS / name, folder / "tests")
     shutil.copy(TESTS.parent / "setup.cfg", folder)
 
 

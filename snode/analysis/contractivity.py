@@ -24,7 +24,7 @@ import numpy as np
 from snode.analysis.attack_result import check_count, check_number
 from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.analysis.slope_roots import NewtonStep, Problem, newton_from_left
-from snode.backend import Array, single_threaded_blas
+from snode.backend import Array, follow, single_threaded_blas
 
 __all__ = [
     "ContractingShift", "ContractivityInterval", "NewtonStep", "Verdict",
@@ -185,6 +185,8 @@ def contractivity_interval(
     :math:`f'(m) = \sum_{d_i = m} z_i (Az)_i`. So Newton's method from m = 0 rises monotonically to
     the root; bisection takes over where a step fails.
 
+    The work is LAPACK's: a device array is copied to the host.
+
     The certified bound is, with r = (1 - m)/2 and the multipliers l = 1/s,
 
     .. math:: U(m) = \min_{s > 0} \lambda_{\max}\Big( \tfrac{1+m}2 \mathrm{Sym}(A)
@@ -287,6 +289,8 @@ def contracting_shift(
     :math:`2|(ZB^T)_{ii}|/s_i \le r Z_{ii}`, and its slope
     :math:`-\frac{1+m}2 - 2\sum_i (ZB^T)_{ii}/s_i` is in [-1, -m] too.
 
+    The work is LAPACK's: a device array is copied to the host, and the shifted matrix back.
+
     Examples
     --------
     >>> import numpy as np
@@ -298,7 +302,7 @@ def contracting_shift(
     problem = Problem.of(A, c, certified, n_starts, rng, slopes)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        return shift_of(problem, tol, max_iter)
+        return follow(shift_of(problem, tol, max_iter), A)
 
 
 def shift_of(problem: Problem, tol: float, max_iter: int) -> ContractingShift:

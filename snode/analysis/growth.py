@@ -23,7 +23,7 @@ import numpy as np
 from snode.analysis.attack_result import behind, check_count, norm2
 from snode.analysis.growth_rates import Layers, Rates
 from snode.analysis.slope_problem import SINGLE_THREADED
-from snode.backend import Array, array_namespace, is_array, single_threaded_blas, to_host
+from snode.backend import Array, array_namespace, follow, is_array, single_threaded_blas, to_host
 from snode.fields.base import has_readout, outputs
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver, solve_direct
@@ -219,11 +219,12 @@ class CertifiedRadius:
         allowed = np.asarray(radii, dtype=np.float64)
         if not (allowed >= 0).all():
             raise ValueError(f"radii must be >= 0; got {radii!r}")
-        return np.asarray((self.radius > allowed[..., None]).mean(axis=-1))
+        return np.asarray((to_host(self.radius) > allowed[..., None]).mean(axis=-1))
 
     def __repr__(self) -> str:
-        certified = self.radius[self.radius > 0]
-        text = f"{len(certified)} of {len(self.radius)} samples certified"
+        radius = to_host(self.radius)
+        certified = radius[radius > 0]
+        text = f"{len(certified)} of {len(radius)} samples certified"
         if len(certified):
             text += f", radius median {np.median(certified):.3g} max {certified.max():.3g}"
         return f"CertifiedRadius({text}, factor {self.growth.factor[-1]:.4g}, {self.growth.kind})"
@@ -301,6 +302,8 @@ def certified_radius(
     array([0.141421])
     """
     check_state(field, x, "x")
+    if is_array(y):
+        array_namespace(x, y)
     C, (chosen, kind) = check_classes(field, n_classes), _solver(solver)
     if C < 2:
         raise ValueError(f"n_classes must be at least 2; got {C}")
@@ -317,7 +320,8 @@ def certified_radius(
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         radius = np.where(usable > 0, usable / (distance * growth.factor[-1]), 0.0)
     radius[kept, k] = np.inf
-    return CertifiedRadius(radius.min(axis=0), lead.min(axis=0), label, kept, growth)
+    smallest, margin, label, kept = follow((radius.min(axis=0), lead.min(axis=0), label, kept), x)
+    return CertifiedRadius(smallest, margin, label, kept, growth)
 
 
 # --- trajectories against the bound ---------------------------------------------------------------
@@ -345,17 +349,17 @@ class TrajectoryGap:
     @property
     def ratio(self) -> Array:
         """``gap / gap[0]``, (K + 1, m)."""
-        return np.asarray(self.gap / self.gap[0])
+        return self.gap / self.gap[0]
 
     @property
     def tightness(self) -> Array:
         """Largest ratio divided by the bound, (K + 1,): 1 where the bound is attained."""
-        return np.asarray(self.ratio.max(axis=1) / self.bound)
+        return np.asarray(to_host(self.ratio).max(axis=1) / self.bound)
 
     def __repr__(self) -> str:
         return (
             f"TrajectoryGap({self.gap.shape[1]} pairs, {self.growth.kind}, largest ratio at the "
-            f"end {self.ratio[-1].max():.4g}, bound {self.bound[-1]:.4g})"
+            f"end {float(self.ratio[-1].max()):.4g}, bound {self.bound[-1]:.4g})"
         )
 
 
@@ -417,11 +421,11 @@ def trajectory_gap(
                    "max_steps": chosen.max_steps, "t": grid}  # fmt: skip
     sol = solve_direct(field, both, method=chosen.method, keep="trajectory", **options)
     states: Any = sol.x
-    states = states[np.isin(sol.t, grid)]
+    states = [states[int(i)] for i in np.flatnonzero(np.isin(sol.t, grid))]
     gap = np.stack([to_host(norm2(x[:, :m].astype(np.float64) - x[:, m:])) for x in states])
     if not (gap[0] > 0).all():
         raise ValueError("u and v must differ in every column")
-    return TrajectoryGap(grid, gap, growth.factor, growth)
+    return TrajectoryGap(grid, follow(gap, both), growth.factor, growth)
 
 
 # --- arguments ------------------------------------------------------------------------------------

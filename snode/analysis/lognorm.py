@@ -9,7 +9,7 @@ is enclosed from both sides.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as entry
 from typing import Any
 
@@ -30,7 +30,7 @@ from snode.analysis.slope_problem import (
     unscale,
 )  # fmt: skip
 from snode.analysis.slope_search import Search, Trace, alternating, gradient_flow, refine, starts_of
-from snode.backend import Array, single_threaded_blas
+from snode.backend import Array, follow, from_device, single_threaded_blas
 from snode.ode.arguments import check_choice
 from snode.results import Status
 
@@ -135,6 +135,7 @@ def log_norm(A: Any, p: float = 2, *, weight: Any = None) -> Any:
     The largest eigenvalue of the symmetric part for p = 2,
     :math:`\max_j (a_{jj} + \sum_{i \ne j} |a_{ij}|)` for p = 1, and the same over rows for inf.
     With a weight :math:`P = C C^T` it is the logarithmic 2-norm of :math:`C^T A C^{-T}`.
+    Device arrays are copied to the host, where the eigenvalues are computed, and the values back.
 
     Examples
     --------
@@ -158,7 +159,7 @@ def log_norm(A: Any, p: float = 2, *, weight: Any = None) -> Any:
         i = np.arange(stack.shape[-1])
         moduli[..., i, i] = diagonal
         values = moduli.sum(axis=-2 if p == 1 else -1).max(axis=-1)
-    return float(values) if values.ndim == 0 else values
+    return float(values) if values.ndim == 0 else follow(values, A, weight)
 
 
 def _as_stack(A: Any) -> Array:
@@ -185,7 +186,8 @@ def _weighted(stack: Array, weight: Any) -> Array:
 
 
 def _real(A: Any, name: str) -> Array:
-    """Return a finite float64 array."""
+    """Return a finite float64 array on the host."""
+    A = from_device(A)
     if np.iscomplexobj(A):
         raise ValueError(f"{name} must be real; got complex numbers")
     try:
@@ -267,6 +269,9 @@ def max_log_norm(
     .. math:: f \le \lambda_{\max}\bigl(\tfrac{1+m}{2} \mathrm{Sym}(A) + A^T L A
               + \tfrac{(1-m)^2}{16} L^{-1}\bigr).
 
+    The work is LAPACK's: device arrays are copied to the host, and what belongs to units (`d`, `z`,
+    `multiplier`) comes back to them.
+
     The best L is a semidefinite programme, solved by Newton's method; the bound is then evaluated
     again from the L that was found and verified with a Cholesky factorisation, so it does not rely
     on the solver. The proofs are in the documentation.
@@ -288,16 +293,23 @@ def max_log_norm(
         check_count("max_nodes", max_nodes), np.random.default_rng(rng),
     )  # fmt: skip
     if callable(A) and not isinstance(A, LinearOperator):
+        made: list[Any] = []
+
+        def on_host(depth: float) -> Any:
+            made.append(A(depth))
+            return from_device(made[-1])
 
         def solve(value: Any, near: LogNormResult | None) -> LogNormResult:
             d, L = (d0, multiplier0) if near is None else (near.d, near.multiplier)
             return _enclose(value, slopes, options, d, L)
 
-        return path_of(A, t, solve, slopes, between, lipschitz)
+        path = path_of(on_host, t, solve, slopes, between, lipschitz)
+        return replace(path, results=follow(path.results, *made))
     for name, value in (("t", t), ("between", between), ("lipschitz", lipschitz)):
         if value is not None:
             raise ValueError(f"{name} is for a callable A; got {name}={value!r}")
-    return _enclose(A, slopes, options, d0, multiplier0)
+    result = _enclose(from_device(A), slopes, options, d0, multiplier0)
+    return follow(result, A, d0, multiplier0)
 
 
 @dataclass(frozen=True)
@@ -442,6 +454,7 @@ def as_slopes(slopes: Any, count: int) -> list[tuple[float, float]]:
 
 
 def _parts(chain: Chain, value: Any, name: str) -> tuple[Array, ...]:
+    value = from_device(value)
     parts = value if isinstance(value, list | tuple) and np.ndim(value[0]) == 1 else (value,)
     arrays = tuple(np.asarray(part, dtype=np.float64) for part in parts)
     if tuple(a.shape for a in arrays) != tuple((size,) for size in chain.sizes):

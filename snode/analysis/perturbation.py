@@ -18,7 +18,7 @@ from snode.analysis.contractivity import ContractingShift, Verdict, shift_of
 from snode.analysis.slope_problem import SINGLE_THREADED, make_chain
 from snode.analysis.slope_roots import Certificate, Problem
 from snode.analysis.slope_search import alternating
-from snode.backend import Array, single_threaded_blas
+from snode.backend import Array, follow, single_threaded_blas
 
 __all__ = ["CutStep", "MinimalPerturbation", "minimal_perturbation"]
 
@@ -146,6 +146,8 @@ def minimal_perturbation(
     an augmented Lagrangian with the largest eigenvalue smoothed by log-sum-exp, from above. What is
     left of violation is removed by a shift, which is verified.
 
+    The work is LAPACK's: a device array is copied to the host, and the matrices back.
+
     For slopes fixed at 1, :math:`\Delta = -\sum_i (\lambda_i - c)_+ z_i z_i^T` with the eigenpairs
     of Sym(A).
 
@@ -164,7 +166,7 @@ def minimal_perturbation(
     problem = Problem.of(A, c, certified, n_starts, rng, slopes)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        return _least(problem, tol, max_iter)
+        return follow(_least(problem, tol, max_iter), A)
 
 
 def _least(problem: Problem, tol: float, max_iter: int) -> MinimalPerturbation:

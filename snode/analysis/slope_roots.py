@@ -13,7 +13,7 @@ from snode.analysis.attack_result import check_count, check_number
 from snode.analysis.lognorm import max_log_norm
 from snode.analysis.slope_bound import slope_bound
 from snode.analysis.slope_problem import exponent_of, make_chain
-from snode.backend import Array
+from snode.backend import Array, from_device
 
 __all__ = ["Certificate", "NewtonStep", "Pattern", "Point", "Problem", "newton_from_left"]
 
@@ -310,7 +310,8 @@ def _dual_factor(A: Array, multiplier: Array, slopes: tuple[float, float]) -> Ar
 
 
 def as_matrix(A: Any) -> Array:
-    """Return a finite square float64 matrix."""
+    """Return a finite square float64 matrix on the host."""
+    A = from_device(A)
     if np.iscomplexobj(A):
         raise ValueError("A must be real; got a complex array")
     try:

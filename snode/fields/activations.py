@@ -43,6 +43,9 @@ class Activation:
         sigma' as a function of sigma(a), where that is cheaper; built-in entries only.
     in_place : callable, optional
         sigma(a), written over a; built-in entries only.
+    fusable : bool
+        Whether the functions may become part of a kernel, see `snode.backend.fuse`; built-in
+        entries only.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Activation:
     kernel: str | None = field(default=None, init=False, repr=False)
     from_value: Function | None = field(default=None, init=False, repr=False)
     in_place: Function | None = field(default=None, init=False, repr=False)
+    fusable: bool = field(default=False, init=False, repr=False)
 
     def __call__(self, a: Array) -> Array:
         """Return sigma(a)."""
@@ -190,7 +194,7 @@ def _leaky_tanh(alpha: float = 0.1) -> Activation:
 
     def slope(a: Array) -> Array:
         xp = array_namespace(a)
-        return xp.where(a >= 0, xp.ones_like(a), alpha + (1 - alpha) * (1 - xp.tanh(a) ** 2))
+        return xp.where(a >= 0, 1, alpha + (1 - alpha) * (1 - xp.tanh(a) ** 2))
 
     return Activation("leaky_tanh", value, slope, (alpha, 1.0), params={"alpha": alpha})
 
@@ -207,7 +211,7 @@ def _leaky_tanh_c1(alpha: float = 0.1) -> Activation:
     def slope(a: Array) -> Array:
         xp = array_namespace(a)
         inside = 1 - xp.tanh(xp.clip(a, -end, 0)) ** 2
-        return xp.where(a <= -end, alpha * xp.ones_like(a), inside)
+        return xp.where(a <= -end, alpha, inside)
 
     return Activation("leaky_tanh_c1", value, slope, (alpha, 1.0), params={"alpha": alpha})
 
@@ -221,16 +225,17 @@ def _elu(alpha: float = 1.0) -> Activation:
 
     def slope(a: Array) -> Array:
         xp = array_namespace(a)
-        return xp.where(a > 0, xp.ones_like(a), alpha * xp.exp(xp.minimum(a, 0)))
+        return xp.where(a > 0, 1, alpha * xp.exp(xp.minimum(a, 0)))
 
     kinks = () if alpha == 1.0 else (0.0,)
     return Activation("elu", value, slope, (0.0, max(1.0, alpha)), kinks, {"alpha": alpha})
 
 
 def _identity() -> Activation:
-    return Activation(
-        "identity", lambda a: a.copy(), lambda a: array_namespace(a).ones_like(a), (1.0, 1.0)
-    )
+    def slope(a: Array) -> Array:
+        return array_namespace(a).where(a > 0, 1, 1).astype(a.dtype)
+
+    return Activation("identity", lambda a: a.copy(), slope, (1.0, 1.0))
 
 
 _TABLE: dict[str, Callable[..., Activation]] = {
@@ -246,6 +251,7 @@ _TABLE: dict[str, Callable[..., Activation]] = {
     "softplus": _softplus,
     "identity": _identity,
 }
+_BUILT_IN = frozenset(_TABLE)
 
 
 def activation_names() -> tuple[str, ...]:
@@ -293,11 +299,14 @@ def get_activation(activation: str | Activation | Mapping[str, Any], **params: f
     if activation not in _TABLE:
         raise ValueError(f"activation must be one of {', '.join(_TABLE)}; got {activation!r}")
     try:
-        return _TABLE[activation](**params)
+        entry = _TABLE[activation](**params)
     except TypeError:
         raise ValueError(
             f"activation {activation!r} does not take the parameters {sorted(params)}"
         ) from None
+    if activation in _BUILT_IN:
+        object.__setattr__(entry, "fusable", True)
+    return entry
 
 
 def register_activation(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, to_host
+from snode.backend import Array, array_namespace, is_on_device
 
 __all__ = ["DepthBasis", "Gram"]
 
@@ -147,6 +147,9 @@ class Gram:
 
     The matrix is C^T A C with banded A (the matrix of a local basis) and C the change of basis;
     C is the identity except for cubic splines, where the local basis are the B-splines.
+
+    On a device, where a recursion over the depths would be hundreds of small kernels and SciPy is
+    not, the full (size, size) matrix or its inverse is made once and multiplied in float64.
     """
 
     def __init__(self, diagonals: np.ndarray[Any, Any], collocation: Any = None) -> None:
@@ -156,6 +159,7 @@ class Gram:
         self.collocation = collocation  # sparse N, nodal values = N @ B-spline coefficients
         self.size = diagonals.shape[1]
         self.factor = cholesky_banded(diagonals, lower=True)
+        self._on_device: dict[bool, Array] = {}
         if len(diagonals) == 1:
             diagonals = np.vstack([diagonals, np.zeros(self.size)])
         if len(diagonals) == 2:
@@ -173,15 +177,29 @@ class Gram:
 
     def matvec(self, u: Array) -> Array:
         """Return G u, the same shape as `u` (size, ...)."""
+        if self.collocation is not None and is_on_device(u):
+            return self._multiply(u, inverse=False)
         if self.collocation is not None:
             return self._through_splines(u, self._banded_matvec, inverse=False)
         return _apply_tridiagonal(self.diagonals, u)
 
     def solve(self, r: Array) -> Array:
         """Return G^{-1} r, the same shape as `r` (size, ...), by O(size) operations a column."""
+        if is_on_device(r):
+            return self._multiply(r, inverse=True)
         if self.collocation is not None:
             return self._through_splines(r, self._banded_solve, inverse=True)
         return _solve_tridiagonal(self.pivots, self.ratios, r)
+
+    def _multiply(self, u: Array, *, inverse: bool) -> Array:
+        """Return G u or G^{-1} u for a device array, without leaving the device."""
+        xp = array_namespace(u)
+        if inverse not in self._on_device:
+            eye = np.eye(self.size)
+            full = self.solve(eye) if inverse else self.matvec(eye)
+            self._on_device[inverse] = xp.asarray(full)
+        product = self._on_device[inverse] @ u.reshape(self.size, -1).astype(np.float64)
+        return product.astype(u.dtype).reshape(u.shape)
 
     def _banded_matvec(self, u: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         out: np.ndarray[Any, Any] = self.diagonals[0][:, None] * u
@@ -197,19 +215,17 @@ class Gram:
         return np.asarray(cho_solve_banded((self.factor, True), r))
 
     def _through_splines(self, u: Array, middle: Any, *, inverse: bool) -> Array:
-        # nodal Gram = N^{-T} A N^{-1}; its inverse = N A^{-1} N^T. SciPy's banded solvers and
-        # sparse products run on the host, so a device array makes one round trip here.
+        # nodal Gram = N^{-T} A N^{-1}; its inverse = N A^{-1} N^T
         from scipy.sparse.linalg import splu
 
-        xp = array_namespace(u)
-        flat = to_host(u).reshape(self.size, -1).astype(np.float64)
+        flat = u.reshape(self.size, -1).astype(np.float64)
         N = self.collocation
         if inverse:
             out = N @ middle(N.T @ flat)
         else:
             lu: Any = splu(N.tocsc())
             out = lu.solve(middle(lu.solve(flat)), trans="T")
-        return xp.asarray(np.ascontiguousarray(out.reshape(u.shape), dtype=u.dtype))
+        return np.ascontiguousarray(out.reshape(u.shape), dtype=u.dtype)
 
 
 def _tridiagonal_factor(

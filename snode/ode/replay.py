@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from snode.backend import Array
+from snode.backend import Array, is_on_device
 from snode.ode.stages import Checkpoint, Rhs, Stages, Steps
 from snode.results import OdeSolution, Status
 
@@ -89,7 +89,7 @@ class Replay:
         steps: Steps = self.steps
         if steps.linearizations is not None:
             return list(steps.linearizations[a:b])
-        rhs = Rhs(self.field, x, linearize=True)
+        rhs = Rhs(self.field, x, linearize=True, trusted=is_on_device(x))
         stages = Stages(rhs, steps.tableau, x)
         out = []
         for i in range(a, b):

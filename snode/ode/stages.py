@@ -29,6 +29,8 @@ class Rhs:
         The initial state; the first value of f is compared with its shape.
     linearize : bool, optional
         Call ``f.linearize(t, x)`` instead of f and append to `.linearizations`.
+    trusted : bool, optional
+        Do not look at the first value, which a device would have to be waited for.
 
     Raises
     ------
@@ -36,12 +38,14 @@ class Rhs:
         At the first evaluation, if f does not return numbers of the shape of x0.
     """
 
-    def __init__(self, f: Any, x0: Array, *, linearize: bool = False) -> None:
+    def __init__(
+        self, f: Any, x0: Array, *, linearize: bool = False, trusted: bool = False
+    ) -> None:
         self.nfev = 0
         self.linearizations: list[Any] = []
         self._f = _recorder(f, self.linearizations) if linearize else f
         self._x0, self.linearize = x0, linearize
-        self.evaluate: Callable[[float, Array], Array] = self._first
+        self.evaluate: Callable[[float, Array], Array] = self._f if trusted else self._first
 
     def __call__(self, t: float, x: Array) -> Array:
         """Return f(t, x)."""

@@ -14,14 +14,23 @@ components of it are the logits, and the output term is |z|^2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, to_host
+from snode.backend import (
+    Array,
+    array_namespace,
+    as_number,
+    is_on_device,
+    to_host,
+    to_host_together,
+)
 from snode.fields.base import has_readout, n_outputs, outputs
-from snode.training.innerproducts import L2, pair
+from snode.training.innerproducts import L2, pair_number
 
 __all__ = ["Cost", "LineModel", "TerminalCost"]
 
@@ -90,9 +99,13 @@ class Cost:
 
     def decay_value(self, field: Any) -> float:
         """Return the part of E that depends on the parameters only."""
+        return float(self.decay_number(field))
+
+    def decay_number(self, field: Any) -> Any:
+        """Return `decay_value` as a number where the parameters live."""
         if self.decay == 0:
             return 0.0
-        return 0.5 * self.decay * L2().on(field).norm(field.parameters) ** 2
+        return 0.5 * self.decay * L2().on(field).norm_number(field.parameters) ** 2
 
     def add_decay_partials(self, field: Any, partials: dict[str, Array]) -> None:
         """Add the Euclidean derivative of the decay term to `partials`, in place."""
@@ -148,13 +161,32 @@ class TerminalCost:
                 f"got {y.dtype} of shape {y.shape}"
             )
         self.rest = _rest(field)
+        # root finding is scalar work: the labels go to the host once
+        self.host_labels = to_host(self.labels) if cost.ce and self.labels is not None else None
+
+    def part(self, columns: slice) -> TerminalCost:
+        """Return this cost for some of the samples, its mean still taken over all of them.
+
+        The values, the models along a line (`LineModel.combine`) and the terminal derivatives of
+        parts that cover the samples once add up to those of the whole.
+        """
+        other = copy(self)
+        other.labels = None if self.labels is None else self.labels[columns]
+        other.host_labels = None if self.host_labels is None else self.host_labels[columns]
+        other.target = None if self.target is None else self.target[:, columns]
+        return other
 
     def value(self, x_T: Array) -> float:
         """Return the cost without the decay term; inf if x(T) is not finite."""
+        return float(self.number(x_T))
+
+    def number(self, x_T: Array) -> Any:
+        """Return `value` as a number where x(T) lives: on a device nobody waits for it."""
         cost, total = self.cost, 0.0
         xp = array_namespace(x_T)
-        if not bool(xp.isfinite(x_T).all()):
-            return float("inf")  # the cross entropy sees only some components
+        finite = xp.isfinite(x_T).all()  # the cross entropy sees only some components
+        if not is_on_device(x_T) and not finite:
+            return float("inf")
         with np.errstate(over="ignore", invalid="ignore"):
             if cost.l2:
                 total += 0.5 * cost.l2 * _square(x_T - self.target)
@@ -162,7 +194,8 @@ class TerminalCost:
                 total += 0.5 * cost.output * _square(x_T - self.rest)
             if cost.ce:
                 total += cost.ce * self._cross_entropy(self._logits(x_T))
-        return total / self.m
+        total = total / self.m
+        return xp.where(finite, total, float("inf")) if is_on_device(x_T) else total
 
     def terminal(self, x_T: Array) -> Array:
         """Return lam(T) = dE/dx(T), (n, m), in the dtype of `x_T`."""
@@ -185,31 +218,41 @@ class TerminalCost:
         `decay_slope` is ``decay <theta, d>``, `decay_curvature` is ``decay <d, d>``, both in
         L2(0,T).
         """
+        numbers = self.line_numbers(x_T, xi_T, decay_slope, decay_curvature)
+        return self.line_model(to_host_together(*numbers))
+
+    def line_numbers(
+        self, x_T: Array, xi_T: Array, decay_slope: Any = 0.0, decay_curvature: Any = 0.0
+    ) -> list[Any]:
+        """Return what `line` is made of, where x(T) lives; see `line_model`."""
         cost = self.cost
         constant, linear = decay_slope, decay_curvature
         if cost.l2:
-            constant += cost.l2 * _dot(xi_T, x_T - self.target) / self.m
+            constant = constant + cost.l2 * _dot(xi_T, x_T - self.target) / self.m
         if cost.output:
-            constant += cost.output * _dot(xi_T, x_T - self.rest) / self.m
+            constant = constant + cost.output * _dot(xi_T, x_T - self.rest) / self.m
         square = _square(xi_T) / self.m
-        linear += (cost.l2 + cost.output) * square
+        linear = linear + (cost.l2 + cost.output) * square
         scale = 1.0 + (_square(x_T) / self.m) ** 0.5
-        if not cost.ce:
-            return LineModel(constant, linear, square**0.5, scale)
-        # root finding is scalar work: one copy of (C, m) numbers to the host
-        return LineModel(
-            constant, linear, square**0.5, scale, cost.ce,
-            to_host(self._logits(x_T)), to_host(self._logits(xi_T)), to_host(self.labels),
-        )  # fmt: skip
+        numbers = [constant, linear, square**0.5, scale]
+        return [*numbers, self._logits(x_T), self._logits(xi_T)] if cost.ce else numbers
+
+    def line_model(self, numbers: Sequence[Any]) -> LineModel:
+        """Return the model from its numbers, which have come to the host."""
+        constant, linear, move, scale = (float(number) for number in numbers[:4])
+        if not self.cost.ce:
+            return LineModel(constant, linear, move, scale)
+        z, dz = numbers[4:]
+        return LineModel(constant, linear, move, scale, self.cost.ce, z, dz, self.host_labels)
 
     def _logits(self, x: Array) -> Array:
         return x[: self.cost.n_classes].astype(np.float64)
 
-    def _cross_entropy(self, z: Array) -> float:
+    def _cross_entropy(self, z: Array) -> Any:
         xp = array_namespace(z)
         shifted = z - z.max(axis=0)
         log_sum = xp.log(xp.exp(shifted).sum(axis=0))
-        return float(xp.sum(log_sum - shifted[self.labels, xp.arange(self.m)]))
+        return as_number(xp.sum(log_sum - shifted[self.labels, xp.arange(z.shape[1])]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +281,24 @@ class LineModel:
     logits: Any = None
     dlogits: Any = None
     labels: Any = None
+
+    @staticmethod
+    def combine(models: Sequence[LineModel]) -> LineModel:
+        """Return the model of the whole from those of its parts; see `TerminalCost.part`."""
+        first = models[0]
+        sums = (
+            sum(model.constant for model in models),
+            sum(model.linear for model in models),
+            sum(model.move**2 for model in models) ** 0.5,
+            1.0 + sum((model.scale - 1.0) ** 2 for model in models) ** 0.5,
+        )
+        if not first.ce:
+            return LineModel(*sums)
+        logits, dlogits, labels = (
+            np.concatenate([getattr(model, name) for model in models], axis=-1)
+            for name in ("logits", "dlogits", "labels")
+        )
+        return LineModel(*sums, first.ce, logits, dlogits, labels)
 
     @property
     def slope(self) -> float:
@@ -318,21 +379,21 @@ def check_labels(y: Array, n_classes: int, n: int) -> Array:
     return y.astype(np.int64)
 
 
-def _dot(a: Array, b: Array) -> float:
-    return float(array_namespace(a, b).sum(a * b, dtype=np.float64))
+def _dot(a: Array, b: Array) -> Any:
+    return as_number(array_namespace(a, b).sum(a * b, dtype=np.float64))
 
 
-def _square(a: Array) -> float:
+def _square(a: Array) -> Any:
     return _dot(a, a)
 
 
-def parameter_line(cost: Cost, field: Any, direction: dict[str, Array]) -> tuple[float, float]:
-    """Return decay <theta, d> and decay |d|^2 in L2(0,T)."""
+def parameter_line(cost: Cost, field: Any, direction: dict[str, Array]) -> tuple[Any, Any]:
+    """Return decay <theta, d> and decay |d|^2 in L2(0,T), numbers where the parameters live."""
     if cost.decay == 0:
         return 0.0, 0.0
     inner = L2().on(field)
     applied = {name: inner.apply(name, d) for name, d in direction.items()}
     return (
-        cost.decay * pair(field.parameters, applied),
-        cost.decay * pair(direction, applied),
+        cost.decay * pair_number(field.parameters, applied),
+        cost.decay * pair_number(direction, applied),
     )

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, is_on_device, to_host_together
 from snode.fields.base import outputs, outputs_jvp, outputs_vjp
 from snode.ode.problems import Solver, as_solver, check_state, solve_adjoint, solve_sensitivity
+from snode.results import OdeSolution
 from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
-from snode.training.innerproducts import InnerProduct, as_inner_product, pair
+from snode.training.innerproducts import InnerProduct, as_inner_product, pair_number
 
 __all__ = ["Dots", "FieldProblem", "gradient"]
 
@@ -93,10 +94,24 @@ def terminal_partials(sol: Any, terminal: TerminalCost) -> dict[str, Array]:
     """Solve the adjoint problem; return the partial derivatives of the cost without decay."""
     p = terminal.terminal(outputs(sol.field, sol.x_T))
     lam_T, of_readout = outputs_vjp(sol.field, sol.x_T, p)
-    partials = solve_adjoint(sol, lam_T).partials
+    partials = pull_back(sol, lam_T)
     for name, partial in of_readout.items():
         partials[name] += partial
     return partials
+
+
+def pull_back(sol: Any, lam_T: Array) -> dict[str, Array]:
+    """Return the partial derivatives of the function of x(T) whose derivative is `lam_T`."""
+    if isinstance(sol, OdeSolution):
+        return solve_adjoint(sol, lam_T).partials
+    return dict(sol.pull_back(lam_T))
+
+
+def tangent(sol: Any, direction: Parameters) -> Array:
+    """Return the derivative of x(T) along a direction of the parameters."""
+    if isinstance(sol, OdeSolution):
+        return solve_sensitivity(sol, dtheta=direction)[-1]
+    return sol.tangent(direction)
 
 
 def check_data(field: Any, x: Array, y: Array) -> None:
@@ -174,36 +189,65 @@ class FieldProblem:
 
     def direct(self) -> float:
         """Solve the direct problem for the trial parameters and return the cost."""
-        self.sol = self.solver.solve(self.trial, self.x, raise_on_failure=False)
-        with np.errstate(over="ignore", invalid="ignore"):  # then the cost is inf
-            z = outputs(self.trial, self.sol.x_T)
-        return self.terminal_cost.value(z) + self.cost.decay_value(self.trial)
+        return float(self.cost_number())
 
     def gradient(self) -> Dots:
         """Solve the adjoint problem; keep the gradient and return its inner products."""
-        partials = terminal_partials(self.sol, self.terminal_cost)
-        self.cost.add_decay_partials(self.trial, partials)
-        g_old, self.g = self.g, self.inner.riesz(partials)
-        return Dots(
-            gg=pair(partials, self.g),
-            g_old=pair(partials, g_old) if self.keep_gradient and g_old else float("nan"),
-            gd=pair(partials, self.d) if self.d else 0.0,
-        )
+        self.g, dots = self.gradient_numbers()
+        return Dots(*map(float, to_host_together(*dots)))
 
     def set_direction(self, beta: float) -> None:
         """Set d = -g + beta d."""
-        xp = array_namespace(*self.g.values())  # asarray: arithmetic makes scalars of 0-d arrays
-        self.d = {
-            name: xp.asarray(beta * self.d[name] - g if beta else -g) for name, g in self.g.items()
-        }
+        self.d = self.direction(beta, self.g)
 
     def line(self) -> LineModel:
         """Solve the sensitivity problem along d and return the model of the cost."""
-        xi_T = solve_sensitivity(self.sol, dtheta=self.d)[-1]
+        return self.terminal_cost.line_model(to_host_together(*self.line_numbers(self.d)))
+
+    # --- the same, in numbers that stay where the arrays are ------------------------------------
+
+    def cost_number(self) -> Any:
+        """Solve the direct problem for the trial parameters and return the cost."""
+        self.sol = self.solve()
+        with np.errstate(over="ignore", invalid="ignore"):  # then the cost is inf
+            z = outputs(self.trial, self.sol.x_T)
+        return self.terminal_cost.number(z) + self.cost.decay_number(self.trial)
+
+    def solve(self) -> Any:
+        """Return the solution of the direct problem."""
+        return self.solver.solve(self.trial, self.x, raise_on_failure=False)
+
+    def gradient_numbers(self) -> tuple[dict[str, Array], tuple[Any, Any, Any]]:
+        """Solve the adjoint problem; return the gradient and what `Dots` is made of."""
+        partials = terminal_partials(self.sol, self.terminal_cost)
+        self.cost.add_decay_partials(self.trial, partials)
+        g = self.inner.riesz(partials)
+        dots = (
+            pair_number(partials, g),
+            pair_number(partials, self.g) if self.keep_gradient and self.g else float("nan"),
+            pair_number(partials, self.d) if self.d else 0.0,
+        )
+        return g, dots
+
+    def direction(self, beta: Any, gradient: dict[str, Array]) -> dict[str, Array]:
+        """Return -g + beta d; -g for a `beta` of 0."""
+        xp = array_namespace(*gradient.values())  # asarray: arithmetic makes scalars of 0-d arrays
+        if is_on_device(beta):  # it is no Python number: it would widen float32
+            return {name: beta.astype(g.dtype) * self.d[name] - g for name, g in gradient.items()}
+        return {
+            name: xp.asarray(beta * self.d[name] - g if beta else -g)
+            for name, g in gradient.items()
+        }
+
+    def line_numbers(self, direction: dict[str, Array]) -> list[Any]:
+        """Solve the sensitivity problem; return what the model of the cost is made of."""
+        xi_T = tangent(self.sol, direction)
         z = outputs(self.trial, self.sol.x_T)
-        dz = outputs_jvp(self.trial, self.sol.x_T, xi_T, self.d)
-        decay = parameter_line(self.cost, self.trial, self.d)
-        return self.terminal_cost.line(z, dz, *decay)
+        dz = outputs_jvp(self.trial, self.sol.x_T, xi_T, direction)
+        decay = parameter_line(self.cost, self.trial, direction)
+        return self.terminal_cost.line_numbers(z, dz, *decay)
+
+    # --- parameters -----------------------------------------------------------------------------
 
     def move(self, step: float) -> None:
         """Set the trial parameters to base + step d."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, as_number, is_on_device
 from snode.fields.depth import DepthBasis, Gram
 
 __all__ = ["H1", "L2", "Euclidean", "InnerProduct", "pair"]
@@ -22,11 +22,18 @@ Parameters = Mapping[str, Array]
 
 def pair(u: Parameters, v: Parameters) -> float:
     """Return the Euclidean pairing sum(u * v) over all parameters, summed in float64."""
-    return float(sum(_pair_arrays(u[name], v[name]) for name in u))
+    return float(pair_number(u, v))
+
+
+def pair_number(u: Parameters, v: Parameters) -> Any:
+    """Return `pair` as a number where the parameters live; see `as_number`."""
+    return as_number(sum(_pair_arrays(u[name], v[name]) for name in u))
 
 
 def _pair_arrays(a: Array, b: Array) -> Any:
     xp = array_namespace(a, b)
+    if is_on_device(a):  # two kernels, not one for each depth
+        return xp.sum(a * b, dtype="float64")
     if a.ndim < 2:
         return xp.vdot(a, b).astype("float64")
     # one dot product a depth (BLAS), the depths summed in float64: float32 sums stay accurate
@@ -79,11 +86,16 @@ class InnerProduct:
 
     def dot(self, u: Parameters, v: Parameters) -> float:
         """Return <u, v> of two mappings of parameters."""
-        return float(sum(_pair_arrays(u[name], self.apply(name, v[name])) for name in u))
+        return float(pair_number(u, {name: self.apply(name, v[name]) for name in u}))
 
     def norm(self, u: Parameters) -> float:
         """Return sqrt(<u, u>)."""
-        return math.sqrt(self.dot(u, u))
+        return float(self.norm_number(u))
+
+    def norm_number(self, u: Parameters) -> Any:
+        """Return `norm` as a number where the parameters live."""
+        square = pair_number(u, {name: self.apply(name, u[name]) for name in u})
+        return square**0.5 if is_on_device(square) else math.sqrt(square)
 
     def riesz(self, partials: Parameters) -> dict[str, Array]:
         """Return the gradient: the g with <g, d> = sum(partials * d) for every d."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as entry
 from typing import Any, Protocol
 
 import numpy as np
 
-from snode.backend import Array
+from snode.backend import Array, array_namespace, is_on_device
 from snode.ode.problems import Solver, as_solver, check_choice
 from snode.results import NcgHistory, NcgResult, Status
 from snode.training.costs import Cost, LineModel, default_cost
@@ -55,7 +55,8 @@ class CgRule:
     Attributes
     ----------
     beta : callable
-        Conjugate coefficient from `CgTerms`.
+        Conjugate coefficient from `CgTerms`. On a device the terms of the new gradient are arrays
+        of dimension 0; a function that makes Python numbers of them works, and waits for them.
     needs_previous : bool
         Whether it uses <g, g_old>, and so the previous gradient must be kept.
     reference : str
@@ -74,14 +75,27 @@ def _polak_ribiere(c: CgTerms) -> float:
     return (c.gg - c.g_old) / c.gg_old
 
 
-def _fr_pr(c: CgTerms) -> float:
+def _pr_plus(c: CgTerms) -> Any:
+    return _larger(0.0, _polak_ribiere(c))
+
+
+def _fr_pr(c: CgTerms) -> Any:
     fr = _fletcher_reeves(c)
-    return max(-fr, min(fr, _polak_ribiere(c)))
+    return _larger(-fr, _smaller(fr, _polak_ribiere(c)))
+
+
+def _larger(a: Any, b: Any) -> Any:
+    # Python's max would wait for a device
+    return array_namespace(b).maximum(a, b) if is_on_device(b) else max(a, b)
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    return array_namespace(b).minimum(a, b) if is_on_device(b) else min(a, b)
 
 
 CG_RULES: dict[str, CgRule] = {
     "FR": CgRule(_fletcher_reeves, False, "Fletcher and Reeves 1964"),
-    "PR+": CgRule(lambda c: max(0.0, _polak_ribiere(c)), True, "Nocedal and Wright, (5.45)"),
+    "PR+": CgRule(_pr_plus, True, "Nocedal and Wright, (5.45)"),
     "FR-PR": CgRule(_fr_pr, True, "Gilbert and Nocedal; Nocedal and Wright, (5.48)"),
     "HS": CgRule(lambda c: (c.gg - c.g_old) / (c.gd - c.gd_old), True, "Hestenes and Stiefel 1952"),
     "DY": CgRule(lambda c: c.gg / (c.gd - c.gd_old), False, "Dai and Yuan 1999"),
@@ -90,7 +104,12 @@ CG_RULES: dict[str, CgRule] = {
 
 
 class NcgProblem(Protocol):
-    """All that the iteration asks of a problem; see `FieldProblem`."""
+    """All that the iteration asks of a problem; see `FieldProblem`.
+
+    A problem that can look ahead also has ``expect(beta, memory)``, called before the direct
+    problem of a step: the next conjugate coefficient will be ``beta(dots, memory)``, or with
+    ``beta=None`` no iteration will follow. See `snode.training.device`.
+    """
 
     base: Any
     trial: Any
@@ -150,6 +169,7 @@ def ncg(
     n_iter: int = 6,
     solver: str | Solver = "euler",
     threads: int | None = None,
+    block_size: int | None = None,
     callback: Callable[[NcgState], object] | None = None,
 ) -> NcgResult:
     """Minimise the cost over the parameters of a field by nonlinear conjugate gradients.
@@ -175,6 +195,11 @@ def ncg(
         How the direct problem is solved; see `gradient`.
     threads : int, optional
         Worker threads of the CPU path for `StandaloneField`; default all cores.
+    block_size : int, optional
+        Number of samples whose trajectory is stored at a time, on that path; the gradients of the
+        blocks are summed, and the sensitivity problem solves the direct problem again (six
+        matrix products a layer instead of five). Default: as many as fit into 1 GB, so batches
+        that fit are not divided.
     callback : callable, optional
         Called with an `NcgState` after each iteration; stops if it returns True.
 
@@ -218,9 +243,16 @@ def ncg(
     check_choice("rule", rule, tuple(CG_RULES))
     keep = CG_RULES[rule].needs_previous
     problem = make_problem(
-        field, x, y, cost or default_cost(field), inner, keep, threads, solver=as_solver(solver)
-    )
-    return minimize(problem, rule=rule, n_iter=n_iter, callback=callback)
+        field, x, y, cost or default_cost(field), inner, keep, threads,
+        solver=as_solver(solver), block_size=block_size,
+    )  # fmt: skip
+    result = minimize(problem, rule=rule, n_iter=n_iter, callback=callback)
+    return replace(result, field=released(problem, result.field))
+
+
+def released(problem: Any, field: Any) -> Any:
+    """Return `field`, a result of a problem that is not used any more, in the usual form."""
+    return problem.release(field) if hasattr(problem, "release") else field
 
 
 def make_problem(
@@ -233,14 +265,25 @@ def make_problem(
     threads: int | None = None,
     workspace: Any = None,
     solver: Solver = EULER,
+    block_size: int | None = None,
 ) -> NcgProblem:
     """Return the fast problem where it applies, else the generic one."""
     from snode.training.hotpath import EulerProblem
 
-    if EulerProblem.applies_to(field, x) and solver == EULER:
+    is_fast = EulerProblem.applies_to(field, x) and solver == EULER
+    if block_size is not None and not is_fast:
+        raise ValueError(
+            "block_size is for a StandaloneField on NumPy arrays and solver='euler'; leave it out"
+        )
+    if is_on_device(x):
+        from snode.training.device import DeviceProblem
+
+        return DeviceProblem(field, x, y, cost, inner, keep_gradient=keep_gradient, solver=solver)
+    if is_fast:
         return EulerProblem(
             field, x, y, cost, inner,
             keep_gradient=keep_gradient, threads=threads, workspace=workspace,
+            block_size=block_size,
         )  # fmt: skip
     return FieldProblem(field, x, y, cost, inner, keep_gradient=keep_gradient, solver=solver)
 
@@ -263,9 +306,9 @@ def minimize(
     with _quiet():
         run = _Run(problem, CG_RULES[rule], memory or Memory())
     status = Status.SUCCESS
-    for _ in range(int(n_iter)):
+    for i in range(int(n_iter)):
         with _quiet():
-            stop = run.iterate()
+            stop = run.iterate(is_last=i == n_iter - 1)
         if stop is not None:
             status = stop
             break
@@ -273,6 +316,10 @@ def minimize(
             status = Status.STOPPED
             break
     return run.result(status)
+
+
+def _nothing(*_: Any) -> None:
+    pass
 
 
 def _quiet() -> Any:
@@ -285,6 +332,8 @@ class _Run:
 
     def __init__(self, problem: NcgProblem, rule: CgRule, memory: Memory) -> None:
         self.problem, self.rule, self.memory = problem, rule, memory
+        self._expect = getattr(problem, "expect", _nothing)
+        self._expect(self._beta, memory)
         self.nfev = 1
         self.cost = problem.direct()
         if not math.isfinite(self.cost):
@@ -293,14 +342,16 @@ class _Run:
         self.costs = [self.cost]
         self.rows: list[dict[str, Any]] = []
 
-    def iterate(self) -> Status | None:
+    def iterate(self, *, is_last: bool = False) -> Status | None:
         """Do one iteration; return a status if it cannot go on."""
+        if is_last:
+            self._expect(None)
         dots = self.problem.gradient()
         if not math.isfinite(dots.gg):
             return Status.NO_DESCENT
         if dots.gg == 0:
             return Status.CONVERGED
-        beta = self._beta(dots)
+        beta = self._beta(dots, self.memory)
         restarted = not math.isfinite(beta)
         beta = 0.0 if restarted else beta
         line = self._line(beta)
@@ -327,8 +378,7 @@ class _Run:
         self.problem.set_direction(beta)
         return self.problem.line()
 
-    def _beta(self, dots: Dots) -> float:
-        old = self.memory
+    def _beta(self, dots: Dots, old: Memory) -> float:
         if old.gg_old == 0:
             return 0.0
         terms = CgTerms(dots.gg, dots.g_old, dots.gd, old.gg_old, old.gd_old)

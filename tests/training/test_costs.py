@@ -321,3 +321,28 @@ def test_cost_is_a_value():
     assert Cost() == Cost(l2=1.0)
     with pytest.raises(AttributeError):
         Cost().l2 = 2.0
+
+
+# --- parts of the samples -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("weights", "kind"), CASES)
+def test_parts_add_up(field, states, weights, kind):
+    x_T, xi_T, labels, targets = states
+    cost, y = make_cost(weights), labels if kind == "labels" else targets
+    whole = cost.at(field, y)
+    pieces = [slice(0, 3), slice(3, 4), slice(4, M)]
+    parts = [whole.part(piece) for piece in pieces]
+    values = [part.value(x_T[:, piece]) for part, piece in zip(parts, pieces, strict=True)]
+    assert sum(values) == pytest.approx(whole.value(x_T), rel=1e-14)
+    terminal = [part.terminal(x_T[:, piece]) for part, piece in zip(parts, pieces, strict=True)]
+    assert np.allclose(np.hstack(terminal), whole.terminal(x_T), rtol=1e-14, atol=0)
+    models = [
+        part.line(x_T[:, piece], xi_T[:, piece], *((0.3, 0.7) if i == 0 else ()))
+        for i, (part, piece) in enumerate(zip(parts, pieces, strict=True))
+    ]
+    sum_of_models, model = LineModel.combine(models), whole.line(x_T, xi_T, 0.3, 0.7)
+    for name in ("constant", "linear", "move", "scale"):
+        assert getattr(sum_of_models, name) == pytest.approx(getattr(model, name), rel=1e-13)
+    for eta in (0.0, 0.4, 3.0):
+        assert sum_of_models.phi(eta) == pytest.approx(model.phi(eta), rel=1e-12, abs=1e-13)

@@ -103,9 +103,9 @@ def test_buffers_of_both_paths(make_field, problem):
     run = problem(make_field(4, 6, dtype=np.float32), *data(), COST, "l2")
     minimize(run, n_iter=2)
     if problem is EulerProblem:
-        buffers = [a for name, a in run.work._buffers.items()]
+        buffers = list(run.work._buffers.values())
         assert len(buffers) >= 10
-        assert_narrow(*buffers, run.x_T)
+        assert_narrow(*buffers, run.terminal_cost.target)
     else:
         assert_narrow(run.sol.x)
 

@@ -8,6 +8,7 @@ import pytest
 import snode
 from snode import CG_RULES, H1, L2, Cost, Euclidean
 from snode.training import hotpath
+from snode.training.costs import LineModel
 from snode.training.gradients import FieldProblem
 from snode.training.hotpath import EulerProblem, Workspace
 from snode.training.ncg import minimize
@@ -21,7 +22,7 @@ COSTS = [
     Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=3),
 ]
 THREADS = [1, 2, 3]
-SAMPLES_PER_THREAD, LAYERS_PER_BLOCK, COLUMNS_PER_BLOCK = 16, 30, 100
+SAMPLES_PER_THREAD, COLUMNS_PER_BLOCK = 16, 100
 HISTORY = ("cost", "step", "beta", "slope", "grad_norm")
 
 
@@ -30,7 +31,8 @@ def many_small_shares(monkeypatch):
     """Make small problems go the ways of large ones: split samples, shared vector operations."""
     monkeypatch.setattr(hotpath, "MIN_SAMPLES_PER_THREAD", SAMPLES_PER_THREAD)
     monkeypatch.setattr(hotpath, "MIN_ENTRIES_TO_SHARE", 8)
-    monkeypatch.setattr(hotpath, "LAYERS_PER_BLOCK", LAYERS_PER_BLOCK)
+    monkeypatch.setattr(hotpath, "MIN_WORK_PER_THREAD", 1)
+    monkeypatch.setattr(hotpath, "MIN_WIDTH", 9)
     monkeypatch.setattr(hotpath, "COLUMNS_PER_BLOCK", COLUMNS_PER_BLOCK)
 
 
@@ -160,10 +162,14 @@ def test_corner_sizes(make_field, interpolation, family, n, K, m):
         assert_same_run(field, x, y, Cost(decay=0.1), inner, "FR-PR", threads, n_iter=2)
 
 
-@pytest.mark.parametrize("K", [LAYERS_PER_BLOCK - 1, LAYERS_PER_BLOCK, 2 * LAYERS_PER_BLOCK + 1])
+@pytest.mark.parametrize("depth", [1, 4, 7, 8])
 @pytest.mark.parametrize("inner", INNERS, ids=repr)
-def test_several_blocks_of_layers(make_field, interpolation, inner, K):
-    field = make_field(3, K, interpolation=interpolation, scale=0.6)
+def test_several_rounds_of_gradient_products(make_field, interpolation, inner, depth, monkeypatch):
+    monkeypatch.setattr(hotpath, "MAX_PENDING", depth * 40 * 3 * 8)
+    field = make_field(3, 8, interpolation=interpolation, scale=0.6)
+    problem = EulerProblem(field, *data(40, 3), COSTS[2])
+    assert max(stop - start for start, stop in problem.rounds) <= depth
+    assert len(problem.rounds) == -(-8 // depth)
     for threads in THREADS:
         assert_same_run(field, *data(40, 3), COSTS[2], inner, "PR+", threads, n_iter=2)
 
@@ -187,8 +193,7 @@ def test_the_samples_are_split(make_field):
     # else the comparisons above compare less than they say
     for threads, shares in ((1, 1), (2, 2), (3, 3), (7, 3)):
         problem = EulerProblem(make_field(4, 6), *data(50), COSTS[0], threads=threads)
-        assert len(problem.parts) == shares
-        assert sum(part.x.shape[2] for part in problem.parts) == 50
+        assert problem.shares == shares
 
 
 def test_threads_change_rounding_only(make_field):
@@ -220,18 +225,21 @@ def test_applies_to_plain_fields_on_the_host(make_field):
         pass
 
     assert not EulerProblem.applies_to(Derived(field.W, field.b, field.T), data(3)[0])
-    swapped = snode.StandaloneField(field.W.transpose(0, 2, 1), field.b, field.T)
-    assert not EulerProblem.applies_to(swapped, data(3)[0])
     assert not EulerProblem.applies_to(field, [[1.0]])
 
 
-def test_weights_in_another_memory_order_take_the_generic_path(make_field):
+def test_weights_in_any_memory_order(make_field):
     field, (x, y) = make_field(4, 6), data(20)
-    swapped = snode.StandaloneField(
-        np.ascontiguousarray(field.W.transpose(0, 2, 1)).transpose(0, 2, 1), field.b, field.T
-    )
-    one, two = (snode.ncg(f, x, y, COSTS[2], n_iter=3) for f in (field, swapped))
-    assert two.history.cost == pytest.approx(one.history.cost, rel=1e-12)
+    swapped = np.ascontiguousarray(field.W.transpose(0, 2, 1)).transpose(0, 2, 1)
+    wide = np.repeat(field.W, 2, axis=0)[::2]
+    results = [
+        snode.ncg(snode.StandaloneField(W, field.b, field.T), x, y, COSTS[2], n_iter=3)
+        for W in (field.W, swapped, wide)
+    ]
+    for result in results:
+        assert np.array_equal(result.history.cost, results[0].history.cost)
+        assert np.array_equal(result.field.W, results[0].field.W)
+        assert result.field.W.flags.c_contiguous  # whatever the hot path does inside
 
 
 def test_an_activation_of_ones_own_keeps_its_own_formula(make_field):
@@ -310,3 +318,123 @@ def test_workspace_checks_its_threads():
         with pytest.raises(ValueError, match="threads must be a positive integer or None"):
             Workspace(threads)
     assert Workspace(None).threads >= 1
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_products_of_numba_do_as_well(make_field, family, dtype):
+    # where NumPy's BLAS is not the one of its wheels
+    field = make_field(4, 6, activation=family, dtype=dtype)
+    x, y = data(50, dtype=dtype)
+    runs = []
+    for found in (True, False):
+        problem = EulerProblem(field, x, y, COSTS[2], threads=2, block_size=30)
+        if not found:
+            problem.gemm = None
+        runs.append(minimize(problem, n_iter=2))
+    assert runs[0].history.cost == pytest.approx(
+        runs[1].history.cost, rel=100 * float(np.finfo(dtype).eps)
+    )
+
+
+# --- blocks of samples ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_of_samples_change_rounding_only(make_field, family, interpolation, inner):
+    field = make_field(4, 6, activation=family, interpolation=interpolation, scale=0.6)
+    x, y = data(50)
+    offset = FAMILIES.index(family) + INNERS.index(inner) + len(interpolation)
+    for rule, cost in list(itertools.product(CG_RULES, COSTS))[offset % 4 :: 4]:
+        options = {"inner": inner, "rule": rule, "n_iter": 3, "threads": 2}
+        whole = snode.ncg(field, x, y, cost, **options)
+        for block_size in (1, 16, 49):
+            run = snode.ncg(field, x, y, cost, block_size=block_size, **options)
+            for name in HISTORY:
+                mine, theirs = (getattr(r.history, name) for r in (run, whole))
+                assert np.abs(mine - theirs).max() <= 1e-9 * max(np.abs(theirs).max(), 1e-12), name
+            for name in "Wb":
+                assert close(run.field.parameters[name], whole.field.parameters[name], factor=1e7)
+
+
+def test_blocks_of_the_whole_batch_are_no_blocks(make_field):
+    field, (x, y) = make_field(4, 6), data(50)
+    runs = [snode.ncg(field, x, y, COSTS[2], block_size=size) for size in (None, 50, 1000)]
+    assert all(np.array_equal(run.history.cost, runs[0].history.cost) for run in runs)
+
+
+def test_large_batches_are_divided_by_themselves(make_field, monkeypatch):
+    field, (x, y) = make_field(4, 6), data(50)
+    per_sample = (2 * 6 + 1) * 4 * 8
+    for limit, blocks in ((50 * per_sample, 1), (50 * per_sample - 1, 2), (1, 50)):
+        monkeypatch.setattr(hotpath, "MAX_TRAJECTORY", limit)
+        problem = EulerProblem(field, x, y, COSTS[0])
+        sizes = [block.stop - block.start for block in problem.blocks]
+        assert len(sizes) == blocks
+        assert sum(sizes) == 50
+        assert max(sizes) - min(sizes) <= 1
+        assert problem._x.nbytes + problem._slope.nbytes <= max(limit, per_sample)
+
+
+@pytest.mark.parametrize("rule", ["FR", "PR+"])
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+def test_blocks_when_steps_are_halved(make_field, inner, rule, monkeypatch):
+    minimizer = LineModel.minimizer
+    too_long = lambda model, trust: (30 * minimizer(model, trust)[0], True)  # noqa: E731
+    monkeypatch.setattr(LineModel, "minimizer", too_long)
+    cost = Cost(l2=0, ce=1, n_classes=3)
+    halved = 0
+    for seed in range(4):
+        field = make_field(4, 5, T=4.0, activation="relu", seed=seed)
+        x, y = data(40)
+        options = {"inner": inner, "rule": rule, "n_iter": 3, "threads": 2}
+        whole, run = (snode.ncg(field, x, y, cost, block_size=size, **options) for size in (40, 9))
+        halved += whole.history.halvings.sum()
+        assert np.array_equal(run.history.halvings, whole.history.halvings)
+        assert run.history.cost == pytest.approx(whole.history.cost, rel=1e-8)
+    assert halved > 0
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+def test_the_gradient_of_a_refused_step_does_not_remain(make_field, interpolation, inner, keep):
+    field, (x, y) = make_field(4, 6, interpolation=interpolation), data(40)
+    problem = EulerProblem(
+        field, x, y, COSTS[2], inner, keep_gradient=keep, threads=2, block_size=9
+    )
+    problem.direct()
+    problem.gradient()
+    gradient = {name: g.copy() for name, g in problem.g.items()}
+    problem.set_direction(0.0)
+    problem.line()
+    problem.move(0.5)
+    problem.direct()  # refused: back to the base, and again along -g
+    problem.move(0.0)
+    problem.direct()
+    problem.set_direction(0.0)
+    for name, g in gradient.items():
+        assert close(problem.d[name], -g, factor=100)
+
+
+def test_blocks_of_training(make_field):
+    field, (x, y) = make_field(4, 6, scale=0.6), data(50)
+    seen = []
+    for size in (50, 7):
+        problem = EulerProblem(field, x, y, COSTS[2], H1(), threads=2, block_size=size)
+        start = field
+        for m in (50, 20, 3):
+            problem.set_data(start, x[:, :m], y[:m])
+            start = minimize(problem, n_iter=2).field
+        seen.append(start)
+    for name in "Wb":
+        assert close(*(f.parameters[name] for f in seen), factor=1e7)
+
+
+def test_bad_block_sizes(make_field):
+    field, (x, y) = make_field(4, 6), data(5)
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="block_size must be a positive integer or None"):
+            snode.ncg(field, x, y, COSTS[0], block_size=size)
+    with pytest.raises(ValueError, match="block_size is for a StandaloneField"):
+        snode.ncg(field, x, y, COSTS[0], block_size=3, solver="ode45")
