@@ -69,6 +69,7 @@ from snode.training.gradients import gradient
 from snode.training.innerproducts import H1, L2, Euclidean
 from snode.training.loop import TrainState, train
 from snode.training.ncg import CG_RULES, CgRule, CgTerms, NcgState, NonFiniteCostError, ncg
+from snode.training.sweep import SweepResult, SweepRow, sweep
 
 if TYPE_CHECKING:
     from snode.analysis.contractivity import contracting_shift, contractivity_interval
@@ -115,6 +116,8 @@ __all__ = [
     "Solver",
     "StandaloneField",
     "Status",
+    "SweepResult",
+    "SweepRow",
     "TrainResult",
     "TrainState",
     "Uncertainty",
@@ -165,6 +168,7 @@ __all__ = [
     "solve_direct",
     "solve_sensitivity",
     "success_curve",
+    "sweep",
     "taylor_test",
     "train",
     "trajectory_gap",

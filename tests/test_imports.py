@@ -45,6 +45,8 @@ ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},
     "art": {"interop"},
+    "dask": {"training"},
+    "distributed": {"training"},
 }
 NEVER = {"pickle", "marshal", "shelve", "torch", "jax", "importlib.util", "runpy"}
 

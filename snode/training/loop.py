@@ -27,6 +27,7 @@ from snode.ode.problems import Solver, as_solver, check_choice, check_state
 from snode.predict import accuracy
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
 from snode.training.costs import Cost, default_cost
+from snode.training.distributed import DistributedProblem, Team
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
 from snode.training.gradients import EULER, check_data
 from snode.training.hotpath import Workspace, check_threads
@@ -90,6 +91,7 @@ def train(
     solver: str | Solver = "euler",
     rng: Any = None,
     threads: int | None = None,
+    executor: Any = None,
     callback: Callable[[TrainState], object] | None = None,
     eval_every: float | None = None,
     eval_samples: int | None = 10_000,
@@ -129,7 +131,12 @@ def train(
     rng : seed or numpy.random.Generator, optional
         Decides the minibatches.
     threads : int, optional
-        Worker threads; default all cores.
+        Worker threads; default all cores. With an executor: threads of each worker, by default
+        the smallest number that a worker of the cluster was given.
+    executor : dask.distributed.Client, optional
+        Split each minibatch over the workers of this cluster (extra ``distributed``). The result
+        is that of one process to rounding, and does not depend on workers that are lost on the
+        way. The arrays must be NumPy's.
     callback : callable, optional
         Called with a `TrainState` after each minibatch; stops if it returns True.
     eval_every : float, optional
@@ -141,7 +148,8 @@ def train(
     resume : bool, optional
         Continue from `checkpoint` if it exists; then `rng` comes from there. The result is
         bit-identical to a run that was not interrupted (same options, data, number of threads,
-        also of BLAS); `epochs` may be larger.
+        also of BLAS); `epochs` may be larger. With an executor a minibatch is split into as many
+        parts as before, whatever the number of workers is now.
 
     Returns
     -------
@@ -153,6 +161,10 @@ def train(
         If an argument does not fit; names the argument.
     ModelFormatError
         If the checkpoint is damaged or belongs to another run.
+    ImportError
+        If there is an executor and the extra is not installed.
+    TimeoutError, ConnectionError
+        If the cluster of the executor has no worker for 60 s, or its scheduler is lost.
 
     Notes
     -----
@@ -176,6 +188,12 @@ def train(
     split = _as_split(data)
     if cost is None:
         cost = default_cost(field, split.n_classes)
+    team = None
+    if executor is not None:
+        if array_namespace(split.x) is not np:
+            raise TypeError("x must be a NumPy array with an executor: use cupy.asnumpy(...)")
+        team = Team(executor, threads)
+        threads = team.threads
     options = _Options(
         method=method, rule=rule, epochs=float(epochs), batch_size=batch_size, n_iter=n_iter,
         learning_rate=learning_rate, restart=bool(restart), threads=check_threads(threads),
@@ -189,13 +207,17 @@ def train(
     _check_split(field, split, cost)
     if inner is None:
         inner = "l2" if method == "ncg" else "euclidean"
-    run = _Training(field, split, cost, options, as_inner_product(inner, field), rng)
+    run = _Training(field, split, cost, options, as_inner_product(inner, field), rng, team)
     run.eval_every, run.eval_samples = eval_every, eval_samples
     if resume and checkpoint is None:
         raise ValueError("checkpoint must be given to resume from it")
     if resume and Path(str(checkpoint)).exists():
         run.restore(Path(str(checkpoint)))
-    return run.go(callback, None if checkpoint is None else Path(checkpoint))
+    try:
+        return run.go(callback, None if checkpoint is None else Path(checkpoint))
+    finally:
+        if team is not None:
+            team.close()
 
 
 @dataclass(frozen=True)
@@ -274,9 +296,10 @@ class _Training:
         options: _Options,
         inner: InnerProduct,
         rng: Any,
+        team: Team | None = None,
     ) -> None:
         self.field, self.split, self.cost, self.options = field, split, cost, options
-        self.inner = inner
+        self.inner, self.team = inner, team
         self.rng = np.random.default_rng(rng)
         self.eval_every: float | None = None
         self.eval_samples: int | None = None
@@ -357,17 +380,26 @@ class _Training:
 
     def _problem(self, x: Array, y: Array) -> Any:
         if self.problem is None:
-            keep = self.optimizer is None and CG_RULES[self.options.rule].needs_previous
-            self.problem = make_problem(
-                self.field, x, y, self.cost, self.inner, keep,
-                workspace=Workspace(self.options.threads), solver=self.options.solver,
-            )  # fmt: skip
+            self.problem = self._make_problem(x, y)
             if self.carried:
                 self.problem.restore(self.carried.get("d", {}), self.carried.get("g", {}))
                 self.carried = {}
         else:
             self.problem.set_data(self.field, x, y)
         return self.problem
+
+    def _make_problem(self, x: Array, y: Array) -> Any:
+        keep = self.optimizer is None and CG_RULES[self.options.rule].needs_previous
+        solver = self.options.solver
+        if self.team is not None:
+            return DistributedProblem(
+                self.field, x, y, self.cost, self.inner,
+                team=self.team, keep_gradient=keep, solver=solver,
+            )  # fmt: skip
+        return make_problem(
+            self.field, x, y, self.cost, self.inner, keep,
+            workspace=Workspace(self.options.threads), solver=solver,
+        )  # fmt: skip
 
     def _ncg(self, x: Array, y: Array) -> dict[str, float]:
         problem = self._problem(x, y)
@@ -482,9 +514,11 @@ class _Training:
         identity = options | {
             "inner": [type(self.inner).__name__, self.inner.length],
             "cost": asdict(self.cost),
-            "field": _field_identity(self.field),
+            "field": field_identity(self.field),
             "data": [self.m, zlib.crc32(y.tobytes()), zlib.crc32(x.tobytes())],
         }
+        if self.team is not None:
+            identity["parts"] = self.team.parts
         plain: dict[str, Any] = _plain(identity)
         return plain
 
@@ -516,6 +550,9 @@ class _Training:
         arrays, header = load_arrays(path)
         if header.get("kind") != "snode checkpoint":
             raise ModelFormatError(f"{path} is not a checkpoint of a training run")
+        parts = header.get("identity", {}).get("parts")
+        if self.team is not None and isinstance(parts, int) and 1 <= parts <= self.m:
+            self.team.split_into(parts)  # the split decides the bits, not the number of workers
         self._check_identity(path, header)
         try:
             self._restore(arrays, header)
@@ -571,7 +608,8 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda number: number.item()))
 
 
-def _field_identity(field: Any) -> list[Any]:
+def field_identity(field: Any) -> list[Any]:
+    """Return what, besides its parameters, makes a field the same as another."""
     # the repr is for people: it rounds T and leaves the activation's parameters out
     activation = getattr(field, "activation", None)
     identity = [repr(field), getattr(field, "T", None), getattr(activation, "spec", None)]
