@@ -21,21 +21,17 @@ Run: python benchmarks/attack.py --model FILE
 
 from __future__ import annotations
 
-import argparse
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import available, in_turns, make_parser, parse, print_machine, report, threads
 from threadpoolctl import threadpool_limits
 
 import snode
-from snode.runs import environment, now, write_json
 
 STEP, MARGIN, RADIUS, BOX, N_CLASSES = 0.03, 0.975, 1.0, (-1.0, 0.0), 10
 SHORT = 0.05
@@ -188,30 +184,17 @@ def art_classifier(field: Any, torch: Any, frozen: bool) -> Any:
 # --- in turns -------------------------------------------------------------------------------------
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def in_turns(candidates: list[Candidate], repeats: int) -> dict[str, float]:
-    """Return the median milliseconds per image and iteration; the first turn warms up."""
-    times: dict[str, list[float]] = {c.name: [] for c in candidates}
-    for _ in range(repeats + 1):
-        for c in candidates:
-            times[c.name].append(1e3 * seconds(c.run) / c.count)
-    return {name: float(np.median(values[1:])) for name, values in times.items()}
+def milliseconds(candidates: list[Candidate], repeats: int) -> dict[str, float]:
+    """Return the median milliseconds per image and iteration."""
+    timed = in_turns({c.name: c.run for c in candidates}, repeats)
+    return {c.name: 1e3 * timed[c.name][0] / c.count for c in candidates}
 
 
 def compare(p: Problem, repeats: int, paper_images: int) -> dict[str, Any]:
     walk, papers, pgd = snode_walk(p), paper_candidates(p, paper_images), snode_pgd(p)
-    try:
-        art = art_candidates(p)
-    except ImportError as error:
-        print(f"  ART is not compared: {error}")
-        art = []
+    art = available({"ART": lambda: art_candidates(p)}).get("ART", [])
     agreement = {"paper": agree_with_paper(walk, papers[0]), "art": agree_with_art(p, pgd, art)}
-    times = in_turns([walk, *papers, pgd, *art], repeats)
+    times = milliseconds([walk, *papers, pgd, *art], repeats)
     show("moving target", times, [walk, *papers], p)
     show("gradients", times, [pgd, *art], p)
     ratios = {"paper": min(times[c.name] for c in papers) / times[walk.name]}
@@ -257,70 +240,42 @@ def show(title: str, times: dict[str, float], rows: list[Candidate], p: Problem)
 # --- command line ---------------------------------------------------------------------------------
 
 
-def network(path: Path | None, data: Any) -> tuple[Any, str]:
+def network(path: Path | None, data: Any, quick: bool) -> tuple[Any, str]:
     """Return the network, and where it comes from."""
     if path is not None:
         return snode.load(path).field, path.name
+    layers = 10 if quick else 150
     start = snode.StandaloneField.random(
-        196, 3.0, 150, activation="relu", rng=1, dtype="float32"
+        196, 3.0, layers, activation="relu", rng=1, dtype="float32"
     )  # fmt: skip
+    if quick:
+        return start, "random weights"
     result = snode.train(start, data, epochs=SHORT, rng=1, eval_every=SHORT)
     return result.field, f"trained here for {SHORT} epoch"
 
 
-def versions() -> Iterator[tuple[str, str]]:
-    for name in PEERS:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, "not installed"
-
-
-def threads(count: int | None) -> AbstractContextManager[Any]:
-    """Limit the threads of NumPy's BLAS and of PyTorch."""
-    if count is None:
-        return nullcontext()
-    try:
-        import torch
-
-        torch.set_num_threads(count)
-    except ImportError:
-        pass
-    return threadpool_limits(count)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, 5)
     parser.add_argument("--model", type=Path, help="a model file; default: train one shortly")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--iterations", type=int, default=30)
     parser.add_argument("--paper-images", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     parser.add_argument("--threads", type=int, help="of NumPy's BLAS and PyTorch; default all")
-    args = parser.parse_args()
+    args = parse(parser, argv, images=10, iterations=2, paper_images=1, repeats=1)
     logging.getLogger("art").setLevel(logging.WARNING)
     data = snode.datasets.load_mnist()
-    field, source = network(args.model, data)
+    field, source = network(args.model, data, args.quick)
     correct = snode.predict(field, data.x_test) == data.y_test
     right = np.flatnonzero(correct)[: args.images]
     x, y = np.ascontiguousarray(data.x_test[:, right]), data.y_test[right]
     p = Problem(field, x, y, args.iterations)
-    machine, peers = environment(), dict(versions())
-    print(f"{machine['machine']}, {machine['cores']} cores; Python {machine['python']}; "
-          + ", ".join(f"{k} {v}" for k, v in {**machine["packages"], **peers}.items()))  # fmt: skip
+    print_machine(PEERS)
     print(f"model: {source}, {field!r}, {100 * correct.mean():.1f} % of the test images right")
     print(f"{x.shape[1]} images, {args.iterations} iterations; medians of {args.repeats}, all "
           "candidates in turn")  # fmt: skip
     with threads(args.threads):
         result = compare(p, args.repeats, min(args.paper_images, x.shape[1]))
-    if args.json:
-        content = {
-            "environment": machine, "peers": peers, "date": now(), "model": source,
-            "images": x.shape[1], "iterations": args.iterations, "repeats": args.repeats,
-            "paper_images": args.paper_images, "threads": args.threads,
-        }  # fmt: skip
-        write_json(args.json, {**content, "results": result})
+    report(args, {"model": source, "images": x.shape[1], **result}, PEERS)
 
 
 if __name__ == "__main__":

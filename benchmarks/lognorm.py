@@ -27,14 +27,14 @@ Run: python benchmarks/lognorm.py [--choices]
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
+from harness import available, in_turns, leave_out, make_parser, parse, report
 from scipy.integrate import solve_ivp
 from scipy.linalg import eigh
 from scipy.optimize import minimize
@@ -45,29 +45,17 @@ from snode import _kernels
 from snode.analysis import slope_search
 from snode.analysis.lognorm import max_log_norm
 from snode.analysis.slope_problem import Chain, make_chain
-from snode.runs import environment, now, write_json
 
 M, SHIFT, STARTS = 0.1, 1.5, 20
 STATIONARY = 1e-8
 TOL = 1e-8
 SLOPES = (M, 1.0)
+PEERS = ("cvxpy", "clarabel", "scs")
 
 
 def gaussian(n: int, seed: int = 0, shift: float = SHIFT) -> np.ndarray:
     rng = np.random.default_rng([n, seed])
     return rng.standard_normal((n, n)) / np.sqrt(n) - shift * np.eye(n)
-
-
-def in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, tuple[float, Any]]:
-    """Return the median seconds and the last value of each, measured in turns after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    values: dict[str, Any] = {}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            values[name] = run()
-            times[name].append(time.perf_counter() - start)
-    return {name: (float(np.median(t[1:] or t)), values[name]) for name, t in times.items()}
 
 
 def top_pair(A: np.ndarray, d: np.ndarray) -> tuple[float, np.ndarray]:
@@ -218,10 +206,8 @@ def cvxpy_problem(A: np.ndarray) -> Any:
 
 
 def semidefinite(sizes: list[int], repeats: int) -> dict[str, Any]:
-    try:
-        import cvxpy
-    except ImportError as error:
-        print(f"sdp: not compared: {error}")
+    cvxpy = available({"CVXPY": lambda: import_module("cvxpy")}).get("CVXPY")
+    if cvxpy is None:
         return {}
     results: dict[str, Any] = {}
     for n in sizes:
@@ -232,7 +218,7 @@ def semidefinite(sizes: list[int], repeats: int) -> dict[str, Any]:
         inside: dict[str, list[float]] = {"CLARABEL": [], "SCS": []}
         for solver in inside:
             if solver not in cvxpy.installed_solvers():
-                print(f"  {solver} is not compared: not installed")
+                leave_out(solver, "not installed")
                 continue
 
             def by(A: np.ndarray = A, solver: str = solver, log: Any = inside) -> float:
@@ -458,22 +444,22 @@ def kernel(sizes: list[int], repeats: int) -> dict[str, Any]:
     return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, 5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 196, 784])
     parser.add_argument("--sdp", type=int, nargs="+", default=[20, 40, 60])
     parser.add_argument("--exact", type=int, nargs="+", default=[12, 16, 20])
     parser.add_argument(
         "--count", type=int, default=10, help="matrices of each kind for exact and for starts"
     )
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of BLAS, for everything")
     parser.add_argument("--flow-limit", type=int, default=196, help="largest n for the slow ones")
-    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
     parser.add_argument("--choices", action="store_true", help="only what was chosen, and why")
     parser.add_argument("--choice-sizes", type=int, nargs="+", default=[20, 50, 196, 784])
-    args = parser.parse_args()
-    numbers: dict[str, Any] = {"when": now(), "environment": environment(), "threads": args.threads}
+    args = parse(
+        parser, argv, sizes=[6], sdp=[6], exact=[4], count=1, repeats=1, choice_sizes=[6]
+    )  # fmt: skip
+    numbers: dict[str, Any] = {}
     with threadpool_limits(limits=args.threads):
         if args.choices:
             numbers["eigenpairs"] = eigenpairs(args.choice_sizes, args.repeats)
@@ -484,8 +470,7 @@ def main() -> None:
             numbers["certificate"] = certificates(args.sizes, args.repeats, args.flow_limit)
             numbers["sdp"] = semidefinite(args.sdp, args.repeats)
             numbers["exact"] = exact(args.exact, args.count)
-    if args.out:
-        write_json(args.out, numbers)
+    report(args, numbers, PEERS)
 
 
 if __name__ == "__main__":

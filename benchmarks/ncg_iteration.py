@@ -2,7 +2,7 @@
 
 A complete iteration is: direct problem, adjoint problem with the gradient of W and b, conjugate
 direction, sensitivity problem, step length, new weights. All candidates do the same arithmetic on
-the same sizes (K = 150, n = 196, float32, squared distance, Fletcher-Reeves).
+the same sizes (default: K = 150, n = 196, float32, squared distance, Fletcher-Reeves).
 
 - floor: the five matrix products per layer, with BLAS's own threads;
 - numpy: plain NumPy with preallocated arrays;
@@ -16,43 +16,41 @@ Run: python benchmarks/ncg_iteration.py --batch 100 1000
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from harness import ALWAYS, available, make_parser, medians, parse, report, seconds
 
 import snode
-from snode.runs import environment, now
 
-K, N_STATE, T = 150, 196, 3.0
-H = np.float32(T / K)
-F32 = np.float32
+DEPTH, N_STATE, T = 150, 196, 3.0
+PEERS = ("torch", "jax")
 
 
 class Problem:
-    """The same random problem for every candidate."""
+    """The same random problem for every candidate: K layers of width n, m samples."""
 
-    def __init__(self, m: int) -> None:
+    def __init__(self, m: int, n: int = N_STATE, K: int = DEPTH, dtype: str = "float32") -> None:
         rng = np.random.default_rng(0)
-        self.field = snode.StandaloneField.random(
-            N_STATE, T, K, activation="tanh", rng=rng, dtype="float32"
-        )
-        self.W, self.b = self.field.W.copy(), self.field.b.copy()
-        self.dW = (rng.standard_normal(self.W.shape) * -1e-3).astype(F32)
-        self.db = (rng.standard_normal(self.b.shape) * -1e-3).astype(F32)
-        self.x = -rng.random((N_STATE, m), dtype=F32)
-        self.labels = rng.integers(0, 10, m)
-        self.y = np.zeros((N_STATE, m), F32)
+        self.field = snode.StandaloneField.random(n, T, K, activation="tanh", rng=rng, dtype=dtype)
+        self.m, self.K, self.dtype = m, K, np.dtype(dtype).type
+        self.h = self.dtype(T / K)
+        self.W, self.b = self.field.W, self.field.b
+        self.dW = (rng.standard_normal(self.W.shape) * -1e-3).astype(dtype)
+        self.db = (rng.standard_normal(self.b.shape) * -1e-3).astype(dtype)
+        self.x = -rng.random((n, m), dtype=self.dtype)
+        self.cost = snode.Cost(n_classes=min(10, n))
+        self.labels = rng.integers(0, self.cost.n_classes, m)
+        self.y = np.zeros((n, m), dtype)
         self.y[self.labels, np.arange(m)] = 1
-        self.m = m
 
 
 def floor(p: Problem) -> Callable[[], None]:
-    Z, G = np.empty_like(p.x), np.empty((N_STATE, N_STATE), F32)
+    K = p.K
+    Z, G = np.empty_like(p.x), np.empty_like(p.W[0])
 
     def run() -> None:
         for k in range(K):
@@ -69,8 +67,9 @@ def floor(p: Problem) -> Callable[[], None]:
 
 
 def plain_numpy(p: Problem) -> Callable[[], None]:
-    xs = np.empty((K + 1, *p.x.shape), F32)
-    slopes = np.empty((K, *p.x.shape), F32)
+    K, H, real = p.K, p.h, p.dtype
+    xs = np.empty((K + 1, *p.x.shape), real)
+    slopes = np.empty((K, *p.x.shape), real)
     gW, gb = np.empty_like(p.W), np.empty_like(p.b)
     W, dW, db = p.W.copy(), p.dW.copy(), p.db.copy()
     q, u = np.empty_like(p.x), np.empty_like(p.x)
@@ -85,8 +84,8 @@ def plain_numpy(p: Problem) -> Callable[[], None]:
             np.multiply(a, H, out=u)
             np.add(xs[k], u, out=xs[k + 1])
             np.multiply(a, a, out=a)
-            np.subtract(F32(1), a, out=a)
-        lam = (xs[K] - p.y) / F32(p.m)
+            np.subtract(real(1), a, out=a)
+        lam = (xs[K] - p.y) / real(p.m)
         for k in range(K - 1, -1, -1):
             np.multiply(slopes[k], lam, out=q)
             np.matmul(q, xs[k].T, out=gW[k])
@@ -95,9 +94,9 @@ def plain_numpy(p: Problem) -> Callable[[], None]:
             np.multiply(u, H, out=u)
             np.add(lam, u, out=lam)
         float(np.vdot(gW, gW) + np.vdot(gb, gb))
-        np.multiply(dW, F32(0.5), out=dW)
+        np.multiply(dW, real(0.5), out=dW)
         np.subtract(dW, gW, out=dW)
-        np.multiply(db, F32(0.5), out=db)
+        np.multiply(db, real(0.5), out=db)
         np.subtract(db, gb, out=db)
         xi = np.zeros_like(p.x)
         for k in range(K):
@@ -108,7 +107,7 @@ def plain_numpy(p: Problem) -> Callable[[], None]:
             np.multiply(q, slopes[k], out=q)
             np.multiply(q, H, out=q)
             np.add(xi, q, out=xi)
-        np.add(W, F32(1e-6) * dW, out=W)
+        np.add(W, real(1e-6) * dW, out=W)
 
     return run
 
@@ -120,7 +119,7 @@ def pytorch(p: Problem) -> Callable[[], None]:
     W = [torch.tensor(w, requires_grad=True) for w in p.W]
     b = [torch.tensor(v, requires_grad=True) for v in p.b]
     dW, db = [torch.tensor(w) for w in p.dW], [torch.tensor(v) for v in p.db]
-    h = float(H)
+    K, h = p.K, float(p.h)
 
     def run() -> None:
         x, xs, ys = X, [], []
@@ -147,12 +146,15 @@ def compiled_jax(p: Problem) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
+    if p.dtype is np.float64:
+        jax.config.update("jax_enable_x64", True)
+    h = p.h
     X, Y = jnp.asarray(p.x.T), jnp.asarray(p.y.T)
 
     def forward(theta: Any) -> Any:
         def step(x: Any, layer: Any) -> Any:
             W, b = layer
-            return x + H * jnp.tanh(x @ W.T + b), None
+            return x + h * jnp.tanh(x @ W.T + b), None
 
         return jax.lax.scan(step, X, theta)[0]
 
@@ -170,88 +172,86 @@ def compiled_jax(p: Problem) -> Callable[[], None]:
     return lambda: jax.block_until_ready(iteration(theta, d))
 
 
-def snode_iterations(p: Problem, inner: str, threads: int | None) -> Iterator[float]:
-    """Yield the seconds of one iteration after another, restarting every 30."""
+MAKERS = {"floor": floor, "numpy": plain_numpy, "torch": pytorch, "jax": compiled_jax}
+
+
+def snode_iterations(
+    p: Any, inner: str = "l2", threads: int | None = None, **options: Any
+) -> Iterator[float]:
+    """Yield the seconds of one iteration after another, restarting every 6."""
     while True:
         stamps: list[float] = []
         snode.ncg(
-            p.field, p.x, p.labels, inner=inner, n_iter=6, threads=threads,
-            callback=lambda _, s=stamps: s.append(time.perf_counter()),
+            p.field, p.x, p.labels, p.cost, inner=inner, n_iter=6, threads=threads,
+            callback=lambda _, s=stamps: s.append(time.perf_counter()), **options,
         )  # fmt: skip
         yield from np.diff(stamps)
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def snode_clock(p: Problem, inner: str = "l2", threads: int | None = None) -> Callable[[], float]:
+    """Return a clock that reads the seconds of the next iteration."""
+    return snode_iterations(p, inner, threads).__next__
 
 
-def measure(m: int, repeats: int, threads: int | None) -> dict[str, float]:
+def clocks(p: Problem, names: Iterable[str] = MAKERS) -> dict[str, Callable[[], float]]:
+    """Return the clocks of the floor and the peers that are there; each has run once."""
+
+    def tried(name: str) -> Callable[[], float]:
+        run = MAKERS[name](p)
+        run()
+        return lambda: seconds(run)
+
+    return available({name: lambda name=name: tried(name) for name in names})
+
+
+def measure(p: Problem, repeats: int, threads: int | None) -> dict[str, float]:
     """Return the median milliseconds of each candidate, measured in turns."""
-    p = Problem(m)
-    candidates: dict[str, Callable[[], float]] = {}
-    for name, make in (
-        ("floor", floor), ("numpy", plain_numpy), ("torch", pytorch), ("jax", compiled_jax),
-    ):  # fmt: skip
-        try:
-            run = make(p)
-        except ImportError as error:
-            print(f"  {name} is not compared: {error}")
-            continue
-        candidates[name] = lambda run=run: seconds(run)
-    for name, inner in (("snode", "l2"), ("snode h1", "h1")):
-        stream = snode_iterations(p, inner, threads)
-        candidates[name] = lambda stream=stream: next(stream)
+    candidates = clocks(p)
+    candidates["snode"] = snode_clock(p, "l2", threads)
+    candidates["snode h1"] = snode_clock(p, "h1", threads)
     candidates["call"] = lambda: (
-        seconds(lambda: snode.ncg(p.field, p.x, p.labels, n_iter=6, threads=threads)) / 6
+        seconds(lambda: snode.ncg(p.field, p.x, p.labels, p.cost, n_iter=6, threads=threads)) / 6
     )
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(repeats + 2):
-        for name, candidate in candidates.items():
-            candidate()  # the last candidate left its threads and cache lines behind
-            value = candidate()
-            if turn >= 2:
-                times[name].append(1e3 * value)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    times = medians(candidates, repeats, warm_up=2, settle=ALWAYS)
+    return {name: 1e3 * value for name, value in times.items()}
 
 
-def peak_memory(m: int, inner: str, rule: str = "FR") -> dict[str, float]:
+def peak_memory(p: Any, inner: str, rule: str = "FR", **options: Any) -> dict[str, float]:
     """Return the peak of `snode.ncg` above its inputs, and the bound, in MB."""
-    p = Problem(m)
-    snode.ncg(p.field, p.x[:, :32], p.labels[:32], inner=inner, n_iter=2)  # compile first
+    n, m = p.x.shape
+    snode.ncg(p.field, p.x[:, :32], p.labels[:32], p.cost, inner=inner, n_iter=2)  # compile first
     tracemalloc.start()
-    snode.ncg(p.field, p.x, p.labels, inner=inner, rule=rule, n_iter=6)
+    snode.ncg(p.field, p.x, p.labels, p.cost, inner=inner, rule=rule, n_iter=6, **options)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    knm, knn = 4 * K * N_STATE * m, 4 * K * N_STATE**2
+    knm, knn = p.K * n * m * p.x.itemsize, p.W.nbytes
     return {"peak": peak / 1e6, "bound": (3 * knm + 5 * knn) / 1e6}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, 15)
     parser.add_argument("--batch", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    args = parser.parse_args()
-    result: dict[str, Any] = {"environment": environment(), "date": now(), "batches": {}}
+    parser.add_argument("--width", type=int, default=N_STATE)
+    parser.add_argument("--depth", type=int, default=DEPTH)
+    parser.add_argument("--threads", type=int, default=None, help="of snode; the others take all")
+    args = parse(parser, argv, batch=[20], width=8, depth=10, repeats=1)
+    batches: dict[int, Any] = {}
     for m in args.batch:
         print(f"batch {m}: one complete NCG iteration, medians of {args.repeats}")
-        times = measure(m, args.repeats, args.threads)
+        p = Problem(m, args.width, args.depth)
+        times = measure(p, args.repeats, args.threads)
         for name, value in times.items():
             print(f"  {name:<9} {value:8.1f} ms   {value / times['floor']:5.2f} x floor")
         peers = [times[name] for name in ("torch", "jax") if name in times]
         if peers:
             print(f"  fastest peer / snode = {min(peers) / times['snode']:.2f}")
         print(f"  H1 / L2 = {times['snode h1'] / times['snode']:.2f}")
-        memory = {inner: peak_memory(m, inner) for inner in ("l2", "h1")}
+        memory = {inner: peak_memory(p, inner) for inner in ("l2", "h1")}
         for inner, numbers in memory.items():
             print(f"  peak memory {inner}: {numbers['peak']:.0f} MB; 3 (K,n,m) + 5 (K,n,n) is "
                   f"{numbers['bound']:.0f} MB")  # fmt: skip
-        result["batches"][m] = {"ms": times, "memory_mb": memory}
-    if args.json:
-        print(json.dumps(result, indent=2))
+        batches[m] = {"ms": times, "memory_mb": memory}
+    report(args, {"batches": batches}, PEERS)
 
 
 if __name__ == "__main__":

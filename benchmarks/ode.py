@@ -21,23 +21,26 @@ Run: python benchmarks/ode.py
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import (
+    available,
+    in_turns,
+    make_parser,
+    parse,
+    print_machine,
+    report,
+    seconds,
+    threads,
+)
 from scipy.integrate import solve_ivp
-from threadpoolctl import threadpool_limits
 
 import snode
-from snode.runs import environment, now, write_json
 
 A0 = np.array([[-0.1, 2.0], [-2.0, -0.1]])
 X0, T_SPIRAL = np.array([2.0, 0.0]), 25.0
@@ -60,32 +63,9 @@ class Candidate:
     compiles: bool = False
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def in_turns(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each, measured in turns after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, run in runs.items():
-            if turn == 0 or times[name][-1] < SHORT:
-                run()  # the one before left its threads and cache lines behind
-            times[name].append(seconds(run))
-    return {name: float(np.median(values[1:])) for name, values in times.items()}
-
-
-def available(makers: dict[str, Callable[[], list[Candidate]]]) -> list[Candidate]:
+def peers(makers: Mapping[str, Callable[[], list[Candidate]]]) -> list[Candidate]:
     """Return the candidates whose packages are there; say which are not."""
-    found = []
-    for name, make in makers.items():
-        try:
-            found += make()
-        except ImportError as error:
-            print(f"  {name} is not compared: {error}")
-    return found
+    return [candidate for found in available(makers).values() for candidate in found]
 
 
 def error_of(value: Any, reference: np.ndarray) -> float:
@@ -115,7 +95,7 @@ def compare(
         if not 1 / DIFFER < ratio < DIFFER:
             tolerance = equal_error(candidate, reference, rtol, wanted)
             add(f"{candidate.name}, equal error", candidate, tolerance, 0.0)
-    for name, value in in_turns(runs, repeats).items():
+    for name, (value, _) in in_turns(runs, repeats, settle=SHORT).items():
         rows[name]["seconds"] = value
     show(rows)
     return rows
@@ -219,7 +199,7 @@ def spiral(repeats: int) -> Any:
         return sol.y[:, -1], sol.nfev
 
     candidates = [Candidate("snode.ode45", ours), Candidate("SciPy RK45", scipy)]
-    candidates += available({"torchdiffeq": torch_spiral, "diffrax": diffrax_spiral})
+    candidates += peers({"torchdiffeq": torch_spiral, "diffrax": diffrax_spiral})
     return compare(candidates, spiral_reference()[0], 1e-7, repeats)
 
 
@@ -310,7 +290,7 @@ def gradient(repeats: int) -> Any:
         return adjoint.partials["A"], sol.nfev + 6 * sol.n_accepted
 
     candidates = [Candidate("snode, discrete adjoint", ours)]
-    candidates += available({"torchdiffeq": torch_gradient, "diffrax": diffrax_gradient})
+    candidates += peers({"torchdiffeq": torch_gradient, "diffrax": diffrax_gradient})
     return compare(candidates, spiral_reference()[1], 1e-7, repeats)
 
 
@@ -450,8 +430,10 @@ def mlp(repeats: int) -> Any:
         sol = solve_ivp(f, (0, T_MLP), x0.ravel(), "RK45", rtol=rtol, atol=rtol / 1000)
         return sol.y[:, -1], sol.nfev
 
-    peers = {"torchdiffeq": lambda: torch_mlp(theta, x0), "diffrax": lambda: diffrax_mlp(theta, x0)}
-    others = available(peers)
+    makers = {
+        "torchdiffeq": lambda: torch_mlp(theta, x0), "diffrax": lambda: diffrax_mlp(theta, x0),
+    }  # fmt: skip
+    others = peers(makers)
     forwards = [c for c in others if "forward" in c.name]
     backwards = [c for c in others if "forward" not in c.name]
     print(f"mlp: {'-'.join(map(str, WIDTHS))}, tanh, {BATCH} states to T = 1, float32; forward")
@@ -555,10 +537,10 @@ def overhead(repeats: int) -> Any:
         "SciPy RK45": lambda: solve_ivp(f, (0, T_LINEAR), x0, "RK45", **options),
     }
     steps = {name: len(run().t) - 1 for name, run in runs.items()}
-    times = in_turns(runs, 4 * repeats)  # short runs
-    own = times["snode.ode45"] / steps["snode.ode45"]
+    times = in_turns(runs, 4 * repeats, settle=SHORT)  # short runs
+    own = times["snode.ode45"][0] / steps["snode.ode45"]
     rows = {}
-    for name, value in times.items():
+    for name, (value, _) in times.items():
         each = value / steps[name]
         rows[name] = {"steps": steps[name], "microseconds_per_step": 1e6 * each}
         print(f"  {name:<40}{1e6 * each:9.1f} us a step{each / own:9.2f} x snode"
@@ -569,47 +551,19 @@ def overhead(repeats: int) -> Any:
 COMPARISONS = {"spiral": spiral, "gradient": gradient, "mlp": mlp, "overhead": overhead}
 
 
-def versions() -> Iterator[tuple[str, str]]:
-    for name in PEERS:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, "not installed"
-
-
-def threads(count: int | None) -> AbstractContextManager[Any]:
-    """Limit the threads of NumPy's BLAS and of PyTorch."""
-    if count is None:
-        return nullcontext()
-    try:
-        import torch
-
-        torch.set_num_threads(count)
-    except ImportError:
-        pass
-    return threadpool_limits(count)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__, 7)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(COMPARISONS))
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE")
     parser.add_argument("--threads", type=int, help="of NumPy's BLAS and PyTorch; JAX takes all")
-    args = parser.parse_args()
+    args = parse(parser, argv, repeats=1)
     unknown = set(args.names) - set(COMPARISONS)
     if unknown:
         parser.error(f"unknown name {', '.join(sorted(unknown))}; known: {', '.join(COMPARISONS)}")
-    machine, peers = environment(), dict(versions())
-    print(f"{machine['machine']}, {machine['cores']} cores; Python {machine['python']}; "
-          + ", ".join(f"{k} {v}" for k, v in {**machine["packages"], **peers}.items()))  # fmt: skip
+    print_machine(PEERS)
     print(f"medians of {args.repeats}, all candidates in turn; error: relative, in the 2-norm")
     with threads(args.threads):
         result = {name: COMPARISONS[name](args.repeats) for name in args.names or COMPARISONS}
-    if args.json:
-        content = {"environment": machine, "peers": peers, "date": now(), "repeats": args.repeats}
-        content["threads"] = args.threads
-        write_json(args.json, {**content, "results": result})
+    report(args, result, PEERS)
 
 
 if __name__ == "__main__":
