@@ -20,7 +20,7 @@ from snode.runs import environment, now, plain, write_json
 Made = TypeVar("Made")
 
 ALWAYS = math.inf
-"""For `settle`: every candidate is run twice, the second time counts."""
+"""For `settle`: every candidate runs for a while before the time that counts."""
 
 STDOUT = "-"
 
@@ -36,6 +36,10 @@ def seconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+SPIN = 0.15
+"""Seconds after which OpenBLAS's waiting threads have given up their cores (about 0.1 here)."""
 
 
 def medians(
@@ -56,14 +60,16 @@ def medians(
     warm_up : int, optional
         Turns before.
     settle : float, optional
-        A candidate that took fewer seconds than this in the turn before runs twice at once, and
-        the second time counts: the candidate before left its threads and cache lines behind.
+        A candidate that took fewer seconds than this in the turn before runs again and again for
+        `SPIN` seconds before the time that counts: the candidate before left its cache lines
+        behind, and threads of BLAS that wait spinning, on a core that is needed.
     """
     times: dict[str, list[float]] = {name: [] for name in clocks}
     for turn in range(repeats + warm_up):
         for name, clock in clocks.items():
-            if settle and (turn == 0 or times[name][-1] < settle):
-                clock()
+            spent = 0.0 if settle and (turn == 0 or times[name][-1] < settle) else SPIN
+            while spent < SPIN:
+                spent += clock()
             times[name].append(clock())
     return {name: float(np.median(values[warm_up:] or values)) for name, values in times.items()}
 
