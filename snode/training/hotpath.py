@@ -80,10 +80,6 @@ class Workspace:
             array = self._buffers[name] = np.empty(shape, dtype)
         return array
 
-    def buffers(self, group: str) -> list[Array]:
-        """Return the arrays whose name is (group, ...)."""
-        return [a for name, a in self._buffers.items() if name[0] == group]
-
     def parallel(self, task: Callable[[int], Any], count: int) -> list[Any]:
         """Run task(0), ..., task(count - 1), one a thread, and return what they return."""
         if self.pool is None or count == 1:
@@ -266,18 +262,13 @@ class EulerProblem:
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
     def release(self, field: StandaloneField) -> StandaloneField:
-        """Return `field`, a result, with weights in the usual memory order, turned in place.
+        """Return `field`, a result, with weights in the usual memory order; drop all buffers.
 
         The problem can not be used afterwards.
         """
-        if field.W.flags.c_contiguous:
-            return field
-        for W in self.work.buffers("theta W"):
-            if np.may_share_memory(W, field.W):
-                for layer in W:
-                    layer[...] = layer.T.copy()
-                return field.with_parameters(W=W)
-        return field
+        self.__dict__.clear()  # first, so that the copy needs no more memory
+        W = np.ascontiguousarray(field.W)
+        return field if W is field.W else field.with_parameters(W=W)
 
     def forget(self) -> None:
         """Forget the direction and the previous gradient."""

@@ -32,7 +32,14 @@ from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
 from snode.training.gradients import EULER, check_data
 from snode.training.hotpath import Workspace, check_threads
 from snode.training.innerproducts import InnerProduct, as_inner_product
-from snode.training.ncg import CG_RULES, Memory, NonFiniteCostError, make_problem, minimize
+from snode.training.ncg import (
+    CG_RULES,
+    Memory,
+    NonFiniteCostError,
+    make_problem,
+    minimize,
+    released,
+)
 
 __all__ = ["TrainState", "train"]
 
@@ -350,6 +357,8 @@ class _Training:
             self.write(checkpoint)
         if not self.evaluations["epoch"] or self.evaluations["epoch"][-1] != self.epoch:
             self._evaluate()
+        if self.problem is not None:
+            self.field = released(self.problem, self.field)
         return self._result(status)
 
     def _one_batch(self) -> None:

@@ -337,6 +337,24 @@ def test_the_products_of_numba_do_as_well(make_field, family, dtype):
     )
 
 
+def test_what_a_callback_kept_of_the_last_iteration_stays_right(make_field):
+    field, (x, y) = make_field(4, 6), data(50)
+    kept = []
+    result = snode.ncg(
+        field, x, y, COSTS[0], n_iter=3, callback=lambda s: kept.append(s.field) and None
+    )
+    assert np.array_equal(kept[-1].W, result.field.W)
+    before = result.field.W.copy()
+    snode.ncg(result.field, x, y, COSTS[0], n_iter=3)
+    assert np.array_equal(result.field.W, before)
+
+
+def test_the_result_of_training_is_contiguous(make_field):
+    field, (x, y) = make_field(4, 6), data(50)
+    result = snode.train(field, (x, y), COSTS[0], batch_size=20, rng=0)
+    assert result.field.W.flags.c_contiguous
+
+
 # --- blocks of samples ----------------------------------------------------------------------------
 
 
