@@ -105,6 +105,39 @@ def test_every_quantity_of_one_iteration(
         assert mine == pytest.approx(theirs, rel=1e-12, abs=1e-13 * norm_g * bound.norm(d))
 
 
+@pytest.mark.parametrize("cost", COSTS, ids=["l2", "ce", "all"])
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+def test_float32_is_as_exact_as_on_the_plain_path(
+    make_field, activation, interpolation, inner, cost, random_like
+):
+    # both against float64: the hot path may round elsewhere, but not more
+    narrow = make_field(4, 6, activation=activation, interpolation=interpolation, dtype=np.float32)
+    wide = narrow.with_parameters(W=narrow.W.astype(float), b=narrow.b.astype(float))
+    x, y = data(50, dtype=np.float32)
+    d = random_like(narrow.parameters, 1)
+    gradients, values = [], []
+    for make, field, dtype in (
+        (EulerProblem, narrow, np.float32),
+        (FieldProblem, narrow, np.float32),
+        (FieldProblem, wide, np.float64),
+    ):
+        problem = make(field, x.astype(dtype), y, cost, inner)
+        problem.restore({k: v.astype(dtype) for k, v in d.items()}, {})
+        values.append([problem.direct(), problem.gradient().gg, problem.line().slope])
+        gradients.append({k: v.astype(float) for k, v in problem.g.items()})
+    bound = inner.on(wide)
+    size = bound.norm(gradients[2])
+    hot, plain = (
+        bound.norm({k: g[k] - exact for k, exact in gradients[2].items()}) / size
+        for g in gradients[:2]
+    )
+    eps = float(np.finfo(np.float32).eps)
+    assert hot <= 4 * plain + 4 * eps
+    scale = np.array([values[2][0], size**2, size * bound.norm(d)])
+    errors = np.abs(np.array(values[:2]) - values[2]) / scale
+    assert (errors[0] <= 4 * errors[1] + 40 * eps).all()
+
+
 @pytest.mark.parametrize("inner", INNERS, ids=repr)
 def test_slope_is_the_derivative_along_any_direction(
     make_field, activation, interpolation, inner, random_like
