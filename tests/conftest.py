@@ -4,6 +4,7 @@ The fields are larger in weight than the ones users start from, so that every de
 and small in size, so that brute force is affordable.
 """
 
+import signal
 import sys
 
 import numpy as np
@@ -136,3 +137,11 @@ def cp(request, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "cupy", fakecupy.make())
     return sys.modules["cupy"]
+
+
+@pytest.fixture
+def interrupts():
+    """Ctrl-C raises KeyboardInterrupt, also where the shell started us with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

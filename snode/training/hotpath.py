@@ -10,7 +10,7 @@ Equal to `FieldProblem` to rounding (a test says so); what differs is speed and 
 - the gradient products are shared out by layer after the adjoint steps, so no sums are reduced
   across threads;
 - elementwise work is one pass over a layer while it is in the cache, inner products of the
-  gradient included; nothing is allocated inside an iteration;
+  gradient included; no array of the size of the trajectory or the weights is made in an iteration;
 - the parameters live in at most three buffers (best, current, trial), the gradient becomes the
   Riesz representative in place;
 - a batch whose trajectory does not fit the memory limit is done in blocks of samples: their
@@ -104,9 +104,7 @@ def check_threads(threads: int | None) -> int:
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
-    if int(threads) != threads or threads < 1:
-        raise ValueError(f"threads must be a positive integer or None; got {threads!r}")
-    return int(threads)
+    return _positive("threads", threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +204,7 @@ class EulerProblem:
         self._rows = buffer("rows", self.shares, n * -(-MIN_WIDTH // n))
         self._loaded: int | None = None
         self._stored: int | None = None
-        self._totals, self._is_raw = np.zeros(3), False
+        self._totals, self._is_raw, self._is_last = np.zeros(3), False, False
 
     # --- what NCG and training see --------------------------------------------------------------
 
@@ -270,6 +268,10 @@ class EulerProblem:
         W = np.ascontiguousarray(field.W)
         return field if W is field.W else field.with_parameters(W=W)
 
+    def expect(self, beta: Any, memory: Any = None) -> None:
+        """Learn whether an iteration will follow the next direct problem: not with beta=None."""
+        self._is_last = beta is None
+
     def forget(self) -> None:
         """Forget the direction and the previous gradient."""
         self.has_direction = self.has_gradient = False
@@ -294,16 +296,20 @@ class EulerProblem:
         """Solve the direct problem for the trial parameters and return the cost.
 
         With several blocks of samples also the adjoint problem of each, while its trajectory is
-        there: `gradient` finds the sums made.
+        there: `gradient` finds the sums made. Not where no gradient will be asked for.
         """
-        value = 0.0
+        return self._solve(with_adjoint=len(self.blocks) > 1 and not self._is_last)
+
+    def _solve(self, with_adjoint: bool) -> float:
+        value, self._is_raw = 0.0, False
         with single_threaded_blas():
             for j in range(len(self.blocks)):
                 self._direct_block(j)
                 value += self._cost(j).value(self._x_T)
                 if not math.isfinite(value):
+                    self._is_raw = False
                     break
-                if len(self.blocks) > 1:
+                if with_adjoint:
                     self._adjoint_block(j)
         return value + self.cost.decay_value(self._trial.stored)
 
@@ -358,6 +364,8 @@ class EulerProblem:
         with single_threaded_blas():
             if len(self.blocks) == 1:
                 self._adjoint_block(0)
+            elif not self._is_raw:
+                self._solve(with_adjoint=True)
             return self._finish_gradient()
 
     def _adjoint_block(self, j: int) -> None:
@@ -536,13 +544,17 @@ class EulerProblem:
         )
 
 
-def check_block_size(block_size: int | None) -> int | None:
+def check_block_size(block_size: Any) -> int | None:
     """Return the number of samples in a block, or None; raise ValueError for anything else."""
-    if block_size is None:
-        return None
-    if int(block_size) != block_size or block_size < 1:
-        raise ValueError(f"block_size must be a positive integer or None; got {block_size!r}")
-    return int(block_size)
+    return None if block_size is None else _positive("block_size", block_size)
+
+
+def _positive(name: str, value: Any) -> int:
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    is_whole = isinstance(value, float) and value.is_integer()
+    if not (is_integer or is_whole) or value < 1:
+        raise ValueError(f"{name} must be a positive integer or None; got {value!r}")
+    return int(value)
 
 
 def _bounds(size: int, count: int) -> list[int]:
@@ -551,7 +563,7 @@ def _bounds(size: int, count: int) -> list[int]:
 
 
 def _layer_dot(a: Array, b: Array | None) -> float:
-    """Return the sum of a * b in float64, for large arrays layer by layer."""
+    """Return the sum of a * b, in float64; of large arrays only over the layers."""
     if b is None:
         return 0.0
     if a.size <= MIN_ENTRIES_TO_SHARE:

@@ -30,7 +30,7 @@ from snode.training.costs import Cost, default_cost
 from snode.training.distributed import DistributedProblem, Team
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
 from snode.training.gradients import EULER, check_data
-from snode.training.hotpath import Workspace, check_threads
+from snode.training.hotpath import Workspace, check_block_size, check_threads
 from snode.training.innerproducts import InnerProduct, as_inner_product
 from snode.training.ncg import (
     CG_RULES,
@@ -98,6 +98,7 @@ def train(
     solver: str | Solver = "euler",
     rng: Any = None,
     threads: int | None = None,
+    block_size: int | None = None,
     executor: Any = None,
     callback: Callable[[TrainState], object] | None = None,
     eval_every: float | None = None,
@@ -140,6 +141,9 @@ def train(
     threads : int, optional
         Worker threads; default all cores. With an executor: threads of each worker, by default
         the smallest number that a worker of the cluster was given.
+    block_size : int, optional
+        Samples whose trajectory is stored at a time, for minibatches that do not fit the memory;
+        see `ncg`. Not with an executor, whose workers divide what is above 1 GB.
     executor : dask.distributed.Client, optional
         Split each minibatch over the workers of this cluster (extra ``distributed``). The result
         is that of one process to rounding, and does not depend on workers that are lost on the
@@ -192,19 +196,21 @@ def train(
     >>> result.n_batches
     12
     """
-    split = _as_split(data)
+    split = as_split(data)
     if cost is None:
         cost = default_cost(field, split.n_classes)
     team = None
     if executor is not None:
         if array_namespace(split.x) is not np:
             raise TypeError("x must be a NumPy array with an executor: use cupy.asnumpy(...)")
+        if block_size is not None:
+            raise ValueError("block_size must be None with an executor; its workers choose it")
         team = Team(executor, threads)
         threads = team.threads
     options = _Options(
         method=method, rule=rule, epochs=float(epochs), batch_size=batch_size, n_iter=n_iter,
         learning_rate=learning_rate, restart=bool(restart), threads=check_threads(threads),
-        solver=as_solver(solver),
+        solver=as_solver(solver), block_size=check_block_size(block_size),
     )  # fmt: skip
     options.check()
     if eval_every is not None and not eval_every > 0:
@@ -238,6 +244,7 @@ class _Options:
     restart: bool
     threads: int
     solver: Solver
+    block_size: int | None = None
 
     def check(self) -> None:
         check_choice("method", self.method, METHODS)
@@ -264,7 +271,7 @@ class _Split:
     n_classes: int
 
 
-def _as_split(data: Any) -> _Split:
+def as_split(data: Any) -> _Split:
     if hasattr(data, "x_train"):
         return _Split(data.x_train, data.y_train, data.x_test, data.y_test, data.n_classes or 2)
     if not (isinstance(data, tuple | list) and len(data) in (2, 4)):
@@ -408,6 +415,7 @@ class _Training:
         return make_problem(
             self.field, x, y, self.cost, self.inner, keep,
             workspace=Workspace(self.options.threads), solver=solver,
+            block_size=self.options.block_size,
         )  # fmt: skip
 
     def _ncg(self, x: Array, y: Array) -> dict[str, float]:
@@ -571,6 +579,13 @@ class _Training:
     def _check_identity(self, path: Path, header: dict[str, Any]) -> None:
         ours, theirs = self._identity(), header.get("identity", {})
         different = [k for k in dict.fromkeys([*ours, *theirs]) if ours.get(k) != theirs.get(k)]
+        if "parts" in different and None in (ours.get("parts"), theirs.get("parts")):
+            one, other = "with", "without"
+            if theirs.get("parts") is None:
+                one, other = other, one
+            raise ModelFormatError(
+                f"{path} belongs to another run: that was {one} an executor, this is {other} one"
+            )
         if different:
             k = different[0]
             default = repr(EULER) if k == "solver" else None

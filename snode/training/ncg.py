@@ -226,6 +226,8 @@ def ncg(
       halved in the same way;
     - the best iterate is returned.
 
+    The first call on a machine compiles the CPU path, which takes some seconds; it is cached.
+
     References
     ----------
     .. [1] Jaroudi et al., arXiv 2205.13933, section 4 and Algorithm 1.
@@ -298,7 +300,8 @@ def minimize(
 ) -> NcgResult:
     """Run the iteration on anything that follows `NcgProblem`.
 
-    `memory` carries conjugacy on from an earlier run on the same problem's direction.
+    `memory` carries conjugacy on from an earlier run on the same problem's direction. The arrays of
+    the result may be the problem's own, which another run on it uses again; `ncg` returns others.
     """
     check_choice("rule", rule, tuple(CG_RULES))
     if int(n_iter) != n_iter or n_iter < 1:

@@ -24,7 +24,9 @@ from snode.io import load, replacing, save
 from snode.results import ModelFormatError, Status
 from snode.training.costs import Cost
 from snode.training.distributed import check_client, submit, wait_for_any, workers_of
-from snode.training.loop import field_identity, train
+from snode.training.gradients import check_data
+from snode.training.hotpath import check_threads
+from snode.training.loop import as_split, field_identity, train
 
 __all__ = ["SweepResult", "SweepRow", "sweep"]
 
@@ -115,6 +117,9 @@ class SweepResult:
             best = max(scored, key=lambda i: self.rows[i].test_accuracy)
             row = self.rows[best]
             text += f", best test accuracy {row.test_accuracy:.4f} in run {best}: {row.options}"
+        failed = [i for i, row in enumerate(self.rows) if row.status == "FAILED"]
+        if failed:
+            text += f"; run {failed[0]} failed: {self.rows[failed[0]].message}"
         return text + ")"
 
 
@@ -190,6 +195,10 @@ def sweep(
     table = _as_runs(runs)
     common = {"threads": threads} | options | ({} if cost is None else {"cost": cost})
     _check_options(field, table, common)
+    check_threads(threads)
+    split = as_split(data)
+    if _is_field(field):
+        check_data(field, split.x, split.y)
     if executor is not None:
         check_client(executor)
     jobs = [_Job(run, common | run) for run in table]

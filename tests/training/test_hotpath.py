@@ -482,9 +482,38 @@ def test_blocks_of_training(make_field):
         assert close(*(f.parameters[name] for f in seen), factor=1e7)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("inner", INNERS, ids=repr)
+def test_the_gradient_of_blocks_can_be_asked_for_again(make_field, interpolation, inner, keep):
+    field, (x, y) = make_field(4, 6, interpolation=interpolation), data(40)
+    problem = EulerProblem(field, x, y, COSTS[2], inner, keep_gradient=keep, block_size=9)
+    problem.direct()
+    first = problem.gradient()
+    gradient = {name: g.copy() for name, g in problem.g.items()}
+    again = problem.gradient()
+    problem.set_direction(0.0)
+    problem.line()
+    after_a_line = problem.gradient()
+    for dots in (again, after_a_line):
+        assert dots.gg == pytest.approx(first.gg, rel=1e-13)
+    for name, g in gradient.items():
+        assert close(problem.g[name], g, factor=10)
+
+
+def test_blocks_solve_no_adjoint_problem_that_nobody_needs(make_field, monkeypatch):
+    field, (x, y) = make_field(4, 6), data(40)
+    solved = []
+    adjoint = EulerProblem._adjoint_block
+    monkeypatch.setattr(
+        EulerProblem, "_adjoint_block", lambda self, j: (solved.append(j), adjoint(self, j))
+    )
+    snode.ncg(field, x, y, COSTS[0], n_iter=3, block_size=10)
+    assert len(solved) == 3 * 4
+
+
 def test_bad_block_sizes(make_field):
     field, (x, y) = make_field(4, 6), data(5)
-    for size in (0, -1, 2.5):
+    for size in (0, -1, 2.5, "a", np.inf, True):
         with pytest.raises(ValueError, match="block_size must be a positive integer or None"):
             snode.ncg(field, x, y, COSTS[0], block_size=size)
     with pytest.raises(ValueError, match="block_size is for a StandaloneField"):

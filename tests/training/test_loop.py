@@ -471,14 +471,6 @@ def test_callback_sees_every_batch(run):
     assert isinstance(states[0].field, snode.StandaloneField)
 
 
-@pytest.fixture
-def interrupts():
-    """Ctrl-C raises KeyboardInterrupt, also where the shell started us with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_ignored_interrupts_stay_ignored(run, interrupts):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a job in the background
     result = run(callback=lambda state: os.kill(os.getpid(), signal.SIGINT))
@@ -690,3 +682,17 @@ def test_data_are_named_before_the_first_batch(make_field, data, make, message):
 def test_a_folder_that_does_not_exist(run, tmp_path):
     with pytest.raises(FileNotFoundError):
         run(epochs=0.2, checkpoint=tmp_path / "no" / "run.safetensors")
+
+
+def test_minibatches_in_blocks():
+    x, y = snode.datasets.two_moons(200, rng=0)
+    field = snode.StandaloneField.random(2, 3.0, 6, rng=0)
+    options = {"batch_size": 100, "epochs": 1.5, "rng": 0, "threads": 1}
+    whole, run = (
+        snode.train(field, (x, y), Cost(n_classes=2), block_size=size, **options)
+        for size in (None, 30)
+    )
+    assert run.history["cost"] == pytest.approx(whole.history["cost"], rel=1e-9)
+    assert not np.array_equal(run.field.W, whole.field.W)  # it was not ignored
+    with pytest.raises(ValueError, match="block_size must be a positive integer or None"):
+        snode.train(field, (x, y), Cost(n_classes=2), block_size=0)

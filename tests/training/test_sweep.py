@@ -239,7 +239,7 @@ def test_a_field_that_cannot_be_saved_is_known_before_it_runs(data, tmp_path, tr
     assert not (tmp_path / "s").exists()
 
 
-def test_ctrl_c_ends_the_sweep_and_it_can_go_on(data, tmp_path, monkeypatch):
+def test_ctrl_c_ends_the_sweep_and_it_can_go_on(data, tmp_path, monkeypatch, interrupts):
     calls = []
 
     @functools.wraps(snode.train)
@@ -295,3 +295,23 @@ def test_the_extra_is_named(data, trained, monkeypatch):
     with pytest.raises(ImportError, match=message):
         snode.train(start(0), data, COST, executor=object())
     assert not trained
+
+
+def test_mistakes_are_found_before_the_first_run(data):
+    field = snode.StandaloneField.random(4, 1.0, 3, rng=0)
+    x, y = data[:2] if isinstance(data, tuple) else (data.x_train, data.y_train)
+    with pytest.raises(ValueError, match="threads must be a positive integer"):
+        snode.sweep(start, data, GRID, COST, threads=0, **OPTIONS)
+    with pytest.raises(ValueError, match="y must have one entry per column of x"):
+        snode.sweep(field, (x, y[:3]), [{"seed": 1}], COST, **OPTIONS)
+    with pytest.raises(TypeError, match="data must"):
+        snode.sweep(start, 3, GRID, COST, **OPTIONS)
+
+
+def test_the_representation_says_why_a_run_failed(data):
+    def broken(seed):
+        raise ArithmeticError("no start today")
+
+    result = snode.sweep(broken, data, [{"seed": 1}, {"seed": 2}], COST, **OPTIONS)
+    assert "0 of 2 runs finished; run 0 failed: " in repr(result)
+    assert "no start today" in repr(result)
