@@ -235,21 +235,20 @@ class Curve:
         write_json(self.json, self.content | {"date": now()})
 
     def draw(self) -> None:
-        """Draw cost and test accuracy against iterations and seconds."""
+        """Draw cost and test accuracy against iterations."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for axes, x, label in zip(
-            figure.subplots(1, 2), ("iteration", "seconds"), ("iterations", "seconds"), strict=True
-        ):
-            axes.semilogy([r[x] for r in self.rows], [r["cost"] for r in self.rows], "C0")
-            axes.set(xlabel=label)
-            axes.set_ylabel("cost", color="C0")
-            right = axes.twinx()
-            tested = [r for r in self.rows if r["test_accuracy"] is not None]
-            percent = [100 * r["test_accuracy"] for r in tested]
-            right.plot([r[x] for r in tested], percent, "C1.-")
-            right.set_ylabel("test accuracy, %", color="C1")
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        iterations = [row["iteration"] for row in self.rows]
+        (cost,) = axes.semilogy(iterations, [row["cost"] for row in self.rows], "C0")
+        axes.set(xlabel="iterations of NCG, all images in each", ylabel="cost")
+        tested = [row for row in self.rows if row["test_accuracy"] is not None]
+        percent = [100 * row["test_accuracy"] for row in tested]
+        right = axes.twinx()
+        (accuracy,) = right.plot([row["iteration"] for row in tested], percent, "C1o--")
+        right.set(ylabel="test accuracy, %", ylim=(0, 100))
+        axes.legend([cost, accuracy], ["cost (left)", "test accuracy (right)"], loc="center right")
         figure.savefig(self.figure, dpi=150)
 
 
