@@ -521,6 +521,17 @@ def reading(path: PathLike) -> Iterator[BinaryIO]:
             raise ModelFormatError(f"{path}: {error}") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raise ModelFormatError if it holds anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFormatError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelFormatError(f"{path} must hold a JSON object")
+    return content
+
+
 @contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and move the file there to `path` at the end."""

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from snode.backend import describe_devices
-from snode.results import ModelFormatError, TrainResult
+from snode.io import read_json
+from snode.results import TrainResult
 
 __all__ = ["environment", "plain", "read_options", "write_history", "write_json"]
 
@@ -110,10 +111,4 @@ def read_options(folder: Path) -> dict[str, Any]:
     path = folder / "options.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no options.json")
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFormatError(f"{path} is not JSON: {error}") from error
-    if not isinstance(options, dict):
-        raise ModelFormatError(f"{path} must hold a JSON object")
-    return options
+    return read_json(path)

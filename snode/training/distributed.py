@@ -29,9 +29,9 @@ import numpy as np
 from snode.backend import Array, single_threaded_blas
 from snode.ode.problems import Solver
 from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
-from snode.training.gradients import EULER, Dots, FieldProblem
+from snode.training.gradients import EULER, FieldProblem, moved
 from snode.training.hotpath import Workspace, check_threads
-from snode.training.innerproducts import Euclidean, InnerProduct, pair
+from snode.training.innerproducts import Euclidean, InnerProduct
 from snode.training.ncg import make_problem
 
 __all__ = ["DistributedProblem", "Team"]
@@ -127,7 +127,7 @@ class _Part:
         if order.theta not in self.store and order.recipe is not None:
             base, step, d = order.recipe
             if base in self.store and d in self.store:
-                self.store[order.theta] = _moved(self.store[base], step, self.store[d])
+                self.store[order.theta] = moved(self.store[base], step, self.store[d])
         return self.store.get(order.theta)
 
     def _solve(self, field: Any, order: _Order) -> None:
@@ -179,13 +179,6 @@ def _carry_out(order: _Order) -> _Reply:
 def _forget_run(run: str) -> None:
     for key in [key for key in _parts if key[0] == run]:
         _parts.pop(key, None)
-
-
-def _moved(field: Any, step: float, direction: dict[str, Array]) -> Any:
-    """Return the field at theta + step d; driver and workers form it here, to the same bits."""
-    old = field.parameters
-    theta = {name: np.asarray(old[name] + step * d) for name, d in direction.items()}
-    return field.with_parameters(**theta)
 
 
 # --- on the driver --------------------------------------------------------------------------------
@@ -399,20 +392,14 @@ class DistributedProblem(FieldProblem):
         cost: float = sum(self._ask("direct"))
         return cost + self.cost.decay_value(self.trial)
 
-    def gradient(self) -> Dots:
-        """Solve the adjoint problem; keep the gradient and return its inner products."""
+    def terminal_partials(self) -> dict[str, Array]:
+        """Solve the adjoint problem; return the partial derivatives of the cost without decay."""
         first, *others = self._ask("gradient")
         partials = {name: partial.copy() for name, partial in first.items()}
         for other in others:
             for name, partial in other.items():
                 partials[name] += partial
-        self.cost.add_decay_partials(self.trial, partials)
-        g_old, self.g = self.g, self.inner.riesz(partials)
-        return Dots(
-            gg=pair(partials, self.g),
-            g_old=pair(partials, g_old) if self.keep_gradient and g_old else float("nan"),
-            gd=pair(partials, self.d) if self.d else 0.0,
-        )
+        return partials
 
     def line(self) -> LineModel:
         """Solve the sensitivity problem along d and return the model of the cost."""
@@ -422,7 +409,7 @@ class DistributedProblem(FieldProblem):
 
     def move(self, step: float) -> None:
         """Set the trial parameters to base + step d."""
-        self.trial = _moved(self.base, step, self.d)
+        super().move(step)
         self.recipe = self.trial, self._number(self.base), step, self._number(self.d)
 
     # --- what the workers are told --------------------------------------------------------------

@@ -114,6 +114,13 @@ def tangent(sol: Any, direction: Parameters) -> Array:
     return sol.tangent(direction)
 
 
+def moved(field: Any, step: float, direction: Parameters) -> Any:
+    """Return the field at theta + step d."""
+    xp, old = array_namespace(*direction.values()), field.parameters
+    theta = {name: xp.asarray(old[name] + step * d) for name, d in direction.items()}
+    return field.with_parameters(**theta)
+
+
 def check_data(field: Any, x: Array, y: Array) -> None:
     """Raise unless `x` fits the field and `y` has one entry per column of `x`."""
     check_state(field, x, "x")
@@ -219,7 +226,7 @@ class FieldProblem:
 
     def gradient_numbers(self) -> tuple[dict[str, Array], tuple[Any, Any, Any]]:
         """Solve the adjoint problem; return the gradient and what `Dots` is made of."""
-        partials = terminal_partials(self.sol, self.terminal_cost)
+        partials = self.terminal_partials()
         self.cost.add_decay_partials(self.trial, partials)
         g = self.inner.riesz(partials)
         dots = (
@@ -228,6 +235,10 @@ class FieldProblem:
             pair_number(partials, self.d) if self.d else 0.0,
         )
         return g, dots
+
+    def terminal_partials(self) -> dict[str, Array]:
+        """Solve the adjoint problem; return the partial derivatives of the cost without decay."""
+        return terminal_partials(self.sol, self.terminal_cost)
 
     def direction(self, beta: Any, gradient: dict[str, Array]) -> dict[str, Array]:
         """Return -g + beta d; -g for a `beta` of 0."""
@@ -251,10 +262,7 @@ class FieldProblem:
 
     def move(self, step: float) -> None:
         """Set the trial parameters to base + step d."""
-        xp = array_namespace(*self.d.values())
-        old = self.base.parameters
-        theta = {name: xp.asarray(old[name] + step * d) for name, d in self.d.items()}
-        self.trial = self.base.with_parameters(**theta)
+        self.trial = moved(self.base, step, self.d)
 
     def accept(self, *, is_best: bool) -> None:
         """Make the trial parameters the base of the next iteration."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import single_threaded_blas, to_host
-from snode.io import load, replacing, save
+from snode.io import load, read_json, replacing, save
 from snode.results import ModelFormatError, Status
 from snode.training.costs import Cost
 from snode.training.distributed import check_client, submit, wait_for_any, workers_of
@@ -394,7 +394,7 @@ class _Folder:
             raise ModelFormatError(
                 f"{self.path} is not the folder of a sweep: it has no sweep.json"
             )
-        theirs = _read_json(file).get("identity", {})
+        theirs = read_json(file).get("identity", {})
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise ModelFormatError(
@@ -420,7 +420,7 @@ class _Folder:
         file = self.model(job).with_suffix(".json")
         if not file.exists():
             return None
-        content = _read_json(file)
+        content = read_json(file)
         if content.get("options") != _described(job.run) or set(content) != set(_ROW):
             raise ModelFormatError(f"{file} is not the row of the run {job.run}")
         row = SweepRow(**content | {"options": job.run} | _not_numbers(content))
@@ -456,13 +456,3 @@ def _write_json(path: Path, content: Any) -> None:
         temporary.write_text(
             json.dumps(content | nan, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFormatError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFormatError(f"{path} must hold a JSON object")
-    return content
