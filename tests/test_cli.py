@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import snode
 from snode.analysis.growth import GrowthBound
-from snode.cli import _factor, _growth_numbers, _ladder, _outward, app
+from snode.cli import app
+from snode.cli.certify import _factor, _growth_numbers, _ladder, _outward
 from snode.fields import activations
 
 QUICK = ["train", "--data", "two_moons", "--n-layers", "10", "--eval-every", "1",
