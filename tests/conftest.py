@@ -4,13 +4,17 @@ The fields are larger in weight than the ones users start from, so that every de
 and small in size, so that brute force is affordable.
 """
 
+import importlib
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from snode import StandaloneField, get_activation, solve_direct
+
+DEMOS = Path(__file__).parent.parent / "demos"
 
 # name, parameters, points where sigma is not smooth (sigma' or sigma'' jumps)
 ACTIVATIONS = (
@@ -145,3 +149,17 @@ def interrupts():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """Load a demo by name, ``snode/fig11_noise``; scripts beside it can be imported by it."""
+
+    def load(name):
+        folder, module = name.split("/")
+        path = str(DEMOS / folder)
+        if path not in sys.path:
+            sys.path.insert(0, path)
+        return importlib.import_module(module)
+
+    return load

@@ -32,12 +32,15 @@ FLOORS = {
     "analysis": 4,
     "plotting": 5,
     "runs": 5,
+    "reproduce": 5,
     "interop": 5,
     "cli": 6,
     "__main__": 6,
 }
 # neighbours on one floor that may see each other, in this direction only
-NEIGHBOURS = {("results", "backend"), ("matlab", "io"), ("__main__", "cli")}
+NEIGHBOURS = {
+    ("results", "backend"), ("matlab", "io"), ("reproduce", "runs"), ("__main__", "cli"),
+}  # fmt: skip
 ONLY_IN = {
     "numba": {"_kernels"},
     "cupy": {"backend"},

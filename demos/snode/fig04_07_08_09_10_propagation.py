@@ -36,6 +36,7 @@ from train_models import ACTIVATIONS, COST_NAMES, COSTS, TRAINING_NAMES, Kind
 
 import snode
 
+ZOO: dict[str, Any] = {}  # all twenty
 STD = 0.01
 SIZES = 10.0 ** np.arange(-6, 0.1, 0.5)
 FIT = slice(2, 7)  # sizes 1e-5 to 1e-3: above rounding, below curvature

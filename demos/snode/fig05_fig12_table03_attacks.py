@@ -51,24 +51,27 @@ LONG = f"PGD, step {LONG_STEP:g}"
 MARGIN = 0.03
 """Smaller differences of success are no difference: a standard error of about 200 images."""
 BOX = (-1.0, 0.0)
+ZOO: dict[str, Any] = {"trainings": TRAININGS}
 
 
-def attack(field: Any, cost: str, x: Any, y: Any) -> dict[str, Any]:
-    """Attack one network in all six ways."""
+def attack(field: Any, cost: str, x: Any, y: Any, quick: bool = False) -> dict[str, Any]:
+    """Attack one network in all six ways; quickly, with fewer balls, steps and searches."""
+    radii, n_iter = (RADII[::3], N_ITER // 2) if quick else (RADII, N_ITER)
+    search = {"n_search": 2, "n_iter": 25} if quick else {"n_search": 4, "n_iter": 50}
     options: dict[str, Any] = {"box": BOX, "n_classes": 10}
     margin: dict[str, Any] = {} if cost == "l2" else {"margin_kind": "additive", "margin": 0.025}
-    walk = {"step": STEP, "n_iter": N_ITER, **margin, **options}
+    walk = {"step": STEP, "n_iter": n_iter, **margin, **options}
     moving = snode.sensitivity_attack(field, x, y, **walk)
     climb: dict[str, Any] = {"norm": "2", "cost": "ce", **options}
-    steps = {"random_start": False, "n_iter": N_ITER, **climb}
+    steps = {"random_start": False, "n_iter": n_iter, **climb}
     return {
         "attacked": int((~moving.skipped).sum()),
         "sensitivity": _nearest([moving]),
         "each target": _nearest([snode.sensitivity_attack(field, x, y, target="all", **walk)]),
-        "PGD": _nearest([snode.pgd(field, x, y, eps=r, step=STEP, **steps) for r in RADII]),
-        LONG: _nearest([snode.pgd(field, x, y, eps=r, step=LONG_STEP, **steps) for r in RADII]),
-        "FGM": _nearest([snode.fgsm(field, x, y, eps=r, **climb) for r in RADII]),
-        "CW": _nearest([snode.carlini_wagner(field, x, y, n_search=4, n_iter=50, **options)]),
+        "PGD": _nearest([snode.pgd(field, x, y, eps=r, step=STEP, **steps) for r in radii]),
+        LONG: _nearest([snode.pgd(field, x, y, eps=r, step=LONG_STEP, **steps) for r in radii]),
+        "FGM": _nearest([snode.fgsm(field, x, y, eps=r, **climb) for r in radii]),
+        "CW": _nearest([snode.carlini_wagner(field, x, y, **search, **options)]),
     }
 
 
@@ -92,31 +95,33 @@ def run(
     rng: Any = 1,
     n: int | None = None,
     cache: Path | None = None,
+    callback: Any = None,
 ) -> dict[str, Any]:
     """Attack every network that was trained without weight decay."""
     data = snode.datasets.load_mnist()
-    n = n or (50 if quick else 1000)
+    n = n or (20 if quick else 1000)
     x, y = common.some(data.x_test, data.y_test, n)
     networks: dict[str, list[Any]] = {}
-    for kind, seed, field in zoo:
-        if kind.training not in TRAININGS:
-            continue
-        found = _cached(cache, f"{kind.name}-seed{seed}-attacks-n{n}.json", field, kind, x, y)
+    chosen = [member for member in zoo if member[0].training in TRAININGS]
+    for i, (kind, seed, field) in enumerate(chosen):
+        if callback is not None:
+            callback(i, len(chosen), f"attacking network {i + 1} of {len(chosen)}, {kind.name}")
+        file = None if cache is None else cache / f"{kind.name}-seed{seed}-attacks-n{n}.json"
+        found = _cached(file, field, kind, (x, y), quick)
         networks.setdefault(kind.name, []).append(found)
     return {"n": n, "radii": RADII.tolist(), "networks": networks}
 
 
-def _cached(cache: Path | None, name: str, field: Any, kind: Any, x: Any, y: Any) -> Any:
+def _cached(file: Path | None, field: Any, kind: Any, xy: Any, quick: bool) -> Any:
     """Attack, or read what an earlier run found about the same weights."""
     weights = hashlib.sha256(field.W.tobytes() + field.b.tobytes()).hexdigest()
-    file = None if cache is None else cache / name
     if file is not None and file.exists():
         kept = json.loads(file.read_text())
-        if kept["weights"] == weights:
+        if kept["weights"] == weights and kept.get("quick", False) == quick:
             return kept["found"]
-    found = attack(field, kind.cost, x, y)
+    found = attack(field, kind.cost, *xy, quick)
     if file is not None:
-        file.write_text(json.dumps({"weights": weights, "found": found}))
+        file.write_text(json.dumps({"weights": weights, "quick": quick, "found": found}))
         print(f"{file.name}: {100 * found['sensitivity']['susceptible']:.1f} % fooled", flush=True)
     return found
 
@@ -243,9 +248,7 @@ def main() -> None:
         "fig05_fig12_table03_attacks.png",
         lambda p: p.add_argument("--n", type=int, help="number of test images; full: 1000"),
     )
-    zoo = list(
-        train_models.models(args.size, seeds=args.seeds, folder=args.folder, trainings=TRAININGS)
-    )
+    zoo = list(train_models.models(args.size, seeds=args.seeds, folder=args.folder, **ZOO))
     numbers = run(zoo, quick=not args.full, n=args.n, cache=args.folder / args.size)
     print(table(numbers))
     common.finish(args, plot(numbers), numbers, claims(numbers))

@@ -27,6 +27,7 @@ from train_models import ACTIVATIONS, COSTS, TRAINING_NAMES, Kind, models
 import snode
 
 SHOWN = {"ncg": "NCG, $L^2$ gradient", "ncg-h1": "NCG, Sobolev gradient ($H^1$)", "sgd": "SGD"}
+ZOO: dict[str, Any] = {}  # all twenty
 COST, ACTIVATION = "l2", "tanh"
 N_CURVES = 3
 LINES = (("-", "#1b1b3a"), ("--", "#b3446c"), (":", "#c08510"))
@@ -172,14 +173,19 @@ def _draw_roughness(ax: Any, numbers: dict[str, Any]) -> None:
     ax.grid(alpha=0.3, axis="y")
 
 
+def recorded(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers that are kept: no curves."""
+    keep = {key: numbers[key] for key in ("roughness", "start")}
+    keep["entries"] = {name: part["entries"] for name, part in numbers["curves"].items()}
+    return keep
+
+
 def main() -> None:
     """Run from the command line."""
     args = common.options(__doc__, "fig06_weights_in_depth.png")
     numbers = run(models(args.size, seeds=args.seeds, folder=args.folder), quick=not args.full)
     print(table(numbers))
-    keep = {key: numbers[key] for key in ("roughness", "start")}
-    keep["entries"] = {name: part["entries"] for name, part in numbers["curves"].items()}
-    common.finish(args, plot(numbers), keep, claims(numbers))
+    common.finish(args, plot(numbers), recorded(numbers), claims(numbers))
 
 
 if __name__ == "__main__":

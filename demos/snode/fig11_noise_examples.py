@@ -28,6 +28,7 @@ from snode.plotting import plot_digits
 SHOWN = ("sgd", "ncg", "ncg-h1")
 COST, ACTIVATION = "l2", "tanh"
 N_IMAGES = 4
+ZOO: dict[str, Any] = {"trainings": SHOWN, "costs": (COST,), "activations": (ACTIVATION,)}
 
 
 def run(zoo: Iterable[Any], quick: bool = True, rng: Any = 1) -> dict[str, Any]:
@@ -101,18 +102,19 @@ def _verdicts(seen: list[int], label: int) -> str:
     return "  ".join(str(c) if c == label else f"[{c}]" for c in seen)
 
 
+def recorded(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers that are kept: no images."""
+    return {key: numbers[key] for key in ("stds", "labels", "predicted")}
+
+
 def main() -> None:
     """Run from the command line."""
     args = common.options(__doc__, "fig11_noise_examples.png")
-    zoo = models(
-        args.size, seeds=args.seeds[:1], folder=args.folder, trainings=SHOWN, costs=(COST,),
-        activations=(ACTIVATION,),
-    )  # fmt: skip
+    zoo = models(args.size, seeds=args.seeds[:1], folder=args.folder, **ZOO)
     numbers = run(zoo, quick=not args.full)
     print(table(numbers))
     print("no claim: the paper's figure illustrates")
-    keep = {key: numbers[key] for key in ("stds", "labels", "predicted")}
-    common.finish(args, plot(numbers), keep, claims(numbers))
+    common.finish(args, plot(numbers), recorded(numbers), claims(numbers))
 
 
 if __name__ == "__main__":

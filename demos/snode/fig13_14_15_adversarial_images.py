@@ -28,6 +28,7 @@ import snode
 TRAININGS = ("sgd", "ncg", "ncg-h1")
 OPTIONS: dict[str, Any] = {"box": (-1.0, 0.0), "n_classes": 10}
 COST, ACTIVATION = "l2", "tanh"
+ZOO: dict[str, Any] = {"trainings": TRAININGS, "costs": (COST,), "activations": (ACTIVATION,)}
 DARKEST = 0.25
 """Change of a pixel that has the strongest colour."""
 
@@ -171,18 +172,18 @@ def _image(ax: Any, x: Any, title: str) -> None:
     ax.set_title(title, fontsize=8, pad=2)
 
 
+def recorded(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers that are kept: no images, no attacks."""
+    keep = ("usable", "targeted_too", "common", "examples", "peak", "mean_norm2", "alike")
+    return {key: numbers[key] for key in keep}
+
+
 def main() -> None:
     """Run from the command line."""
     args = common.options(__doc__, "fig13_14_15_adversarial_images.png")
-    zoo = list(
-        train_models.models(
-            args.size, seeds=args.seeds[:1], folder=args.folder, trainings=TRAININGS,
-            costs=(COST,), activations=(ACTIVATION,),
-        )
-    )  # fmt: skip
+    zoo = list(train_models.models(args.size, seeds=args.seeds[:1], folder=args.folder, **ZOO))
     numbers = run(zoo, quick=not args.full)
-    keep = ("usable", "targeted_too", "common", "examples", "peak", "mean_norm2", "alike")
-    common.finish(args, plot(numbers), {k: numbers[k] for k in keep}, claims(numbers))
+    common.finish(args, plot(numbers), recorded(numbers), claims(numbers))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from train_models import ACTIVATIONS, COSTS, TRAINING_NAMES, TRAININGS, Kind, mo
 
 import snode
 
+ZOO: dict[str, Any] = {}  # all twenty
 STDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 MARGIN = {"performance": 1.0, "robustness": 2.0}
 STRONGLY = 5.0

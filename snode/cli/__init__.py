@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snode.cli import attack, certify, evaluate, train  # noqa: F401  each adds its commands
+from snode.cli import attack, certify, evaluate, reproduce, train  # noqa: F401  each adds its commands
 from snode.cli.console import app
 
 __all__ = ["app", "main"]

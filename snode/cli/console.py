@@ -34,8 +34,8 @@ def friendly(command: Callable[..., Any]) -> Callable[..., Any]:
             fail(f"not enough memory: {error}", 1)
         except ArithmeticError as error:
             fail(error, 1)
-        except KeyboardInterrupt:
-            fail("interrupted", 1)
+        except KeyboardInterrupt as error:
+            fail(str(error) or "interrupted", 1)
 
     return wrapped
 

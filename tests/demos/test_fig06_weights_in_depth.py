@@ -45,7 +45,7 @@ def test_start_is_where_training_starts(fig06, demo, zoo, tmp_path, monkeypatch)
 
     kind, _, field = zoo[13]
     monkeypatch.setattr(snode, "train", stop)
-    monkeypatch.setattr(train_models, "N_LAYERS", field.n_layers)
+    monkeypatch.setitem(train_models.LAYERS, "quick", field.n_layers)
     with pytest.raises(KeyboardInterrupt):
         train_models.train(kind, seed=4, folder=tmp_path, data=snode.datasets.load_mnist())
     start = fig06.start_of(kind, 4, field)

@@ -26,7 +26,7 @@ def test_all_are_trained(zoo):
 
 def test_a_trained_network_is_read_and_a_stopped_training_goes_on(demo, tmp_path, monkeypatch):
     tm = demo("snode/train_models")
-    monkeypatch.setattr(tm, "N_LAYERS", 4)
+    monkeypatch.setitem(tm.LAYERS, "quick", 4)
     monkeypatch.setitem(tm.EPOCHS, "quick", 0.01)
     data = snode.datasets.load_mnist()
     kind = tm.Kind("l2", "tanh", "ncg-h1")
@@ -37,7 +37,8 @@ def test_a_trained_network_is_read_and_a_stopped_training_goes_on(demo, tmp_path
 
     def stopping(*args, **kwargs):
         stop = next(stops)
-        return train(*args, callback=lambda state: stop and state.batch == 3, **kwargs)
+        kwargs["callback"] = lambda state: stop and state.batch == 3
+        return train(*args, **kwargs)
 
     monkeypatch.setattr(snode, "train", stopping)
     assert tm.train(kind, folder=tmp_path / "b", data=data) is None
