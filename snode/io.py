@@ -35,6 +35,7 @@ __all__ = ["Model", "load", "load_arrays", "save", "save_arrays"]
 
 FORMAT_VERSION = 1
 _MAX_HEADER = 2**20  # bytes; W and b need 200, the rest is the manifest
+_MAX_JSON = 2**24  # bytes of a JSON file, such as the table of a sweep
 _MAX_NESTING = 32
 _MAX_LAYERS = 10**6  # cells of a grid whose size the arrays do not tell
 _DTYPES = {
@@ -416,7 +417,7 @@ def _read_header(file: BinaryIO, size: int) -> dict[str, Any]:
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(_MAX_HEADER, size - 8):
         raise ValueError(f"not a safetensors file ({_likely(start, length)})")
-    lines = _parse_json(file.read(length).decode("utf-8"))
+    lines = parse_json(file.read(length).decode("utf-8"))
     if not isinstance(lines, dict):
         raise ValueError("the header is not a JSON object")
     return lines
@@ -437,7 +438,7 @@ def _open_envelope(metadata: Any) -> tuple[dict[str, Any], int]:
     text = metadata.get("snode") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise ValueError("has no snode header: it was not written by snode")
-    envelope = _parse_json(text)
+    envelope = parse_json(text)
     version = envelope.get("format_version") if isinstance(envelope, dict) else None
     if type(version) is not int or version < 1:
         raise ValueError(f"the format version must be a positive integer; got {brief(version)}")
@@ -523,13 +524,17 @@ def reading(path: PathLike) -> Iterator[BinaryIO]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; raise ModelFormatError if it holds anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFormatError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelFormatError(f"{path} must hold a JSON object")
-    return content
+    with reading(path) as file:
+        text = file.read(_MAX_JSON + 1)
+        if len(text) > _MAX_JSON:
+            raise ValueError(f"must hold at most {_MAX_JSON} bytes of JSON")
+        try:
+            content = parse_json(text.decode("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError("must hold a JSON object")
+        return content
 
 
 @contextmanager
@@ -554,10 +559,10 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 
 def _to_json(value: dict[str, Any]) -> str:
-    """Return strict JSON that `_parse_json` accepts."""
+    """Return strict JSON that `parse_json` accepts."""
     try:
         text = json.dumps(value, allow_nan=False, default=_plain_number)
-        _parse_json(text)
+        parse_json(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the header or manifest cannot be stored as JSON: {error}") from error
     return text
@@ -569,7 +574,7 @@ def _plain_number(value: object) -> Any:
     raise TypeError(f"the header or manifest must be JSON; it holds {type(value)}")
 
 
-def _parse_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Parse JSON that has no NaN, no infinity, no repeated key and little nesting."""
     try:
         value = json.loads(
@@ -580,14 +585,14 @@ def _parse_json(text: str) -> Any:
         )
         _check_nesting(value, _MAX_NESTING)
     except RecursionError:
-        raise ValueError("the header is nested too deeply") from None
+        raise ValueError("it is nested too deeply") from None
     return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError(f"a key of the header is repeated; it has {brief([k for k, _ in pairs])}")
+        raise ValueError(f"a key is repeated; it has {brief([k for k, _ in pairs])}")
     return value
 
 
@@ -602,7 +607,7 @@ def _check_nesting(value: Any, left: int) -> None:
     if not isinstance(value, dict | list):
         return
     if left == 0:
-        raise ValueError(f"the header is nested more than {_MAX_NESTING} deep")
+        raise ValueError(f"it is nested more than {_MAX_NESTING} deep")
     for item in value.values() if isinstance(value, dict) else value:
         _check_nesting(item, left - 1)
 

@@ -40,6 +40,14 @@ from snode.training.ncg import (
     minimize,
     released,
 )
+from snode.training.restored import (
+    count_from,
+    generator_from_text,
+    generator_to_text,
+    numbers_from,
+    table_from,
+    tensors_from,
+)
 
 __all__ = ["TrainState", "train"]
 
@@ -558,7 +566,7 @@ class _Training:
             "skipped": [self.skipped, self.skipped_in_row],
             "count": self.optimizer.count if self.optimizer else 0,
             "memory": [float(v).hex() for v in (self.memory.gg_old, self.memory.gd_old)],
-            "rng": json.dumps(self.rng.bit_generator.state, default=_array_to_json),
+            "rng": generator_to_text(self.rng),
         }
         save_arrays(path, arrays, {"kind": "snode checkpoint", **header})
 
@@ -567,13 +575,15 @@ class _Training:
         arrays, header = load_arrays(path)
         if header.get("kind") != "snode checkpoint":
             raise ModelFormatError(f"{path} is not a checkpoint of a training run")
-        parts = header.get("identity", {}).get("parts")
-        if self.team is not None and isinstance(parts, int) and 1 <= parts <= self.m:
+        if not isinstance(header.get("identity"), dict):
+            raise ModelFormatError(f"{path} is damaged: it does not say which run it is of")
+        parts = header["identity"].get("parts")
+        if self.team is not None and type(parts) is int and 1 <= parts <= self.m:
             self.team.split_into(parts)  # the split decides the bits, not the number of workers
         self._check_identity(path, header)
         try:
             self._restore(arrays, header)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise ModelFormatError(f"{path} is damaged: {error}") from error
 
     def _check_identity(self, path: Path, header: dict[str, Any]) -> None:
@@ -596,35 +606,34 @@ class _Training:
 
     def _restore(self, arrays: dict[str, Array], header: dict[str, Any]) -> None:
         xp = array_namespace(self.split.x)
+        own = self.field.parameters
 
-        def group(prefix: str) -> dict[str, Array]:
-            return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+        def group(prefix: str, what: str) -> dict[str, Array]:
+            found = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+            return {k: xp.asarray(v) for k, v in tensors_from(found, own, what).items()}
 
-        theta = group("theta ")
-        names = set(self.field.parameters)
-        if set(theta) != names:
-            raise ValueError(f"it holds the parameters {sorted(theta)}, not {sorted(names)}")
-        self.field = self.field.with_parameters(**{k: xp.asarray(v) for k, v in theta.items()})
-        self.order = to_host(arrays["order"])
-        if not np.array_equal(np.sort(self.order), np.arange(self.m)):
+        self.field = self.field.with_parameters(**group("theta ", "parameters"))
+        self.order = arrays["order"]
+        if self.order.dtype != np.int64 or not np.array_equal(
+            np.sort(self.order), np.arange(self.m)
+        ):
             raise ValueError("its order is not a permutation of the samples")
-        self.batch = int(header["batch"])
-        self.skipped, self.skipped_in_row = map(int, header["skipped"])
-        self.history = {k: list(map(float, arrays[f"history {k}"])) for k in HISTORY}
-        self.evaluations = {k: list(map(float, arrays[f"evaluation {k}"])) for k in EVALUATIONS}
-        self.memory = Memory(*map(float.fromhex, header["memory"]))
-        self.rng.bit_generator.state = json.loads(header["rng"], object_hook=_array_from_json)
+        self.batch = count_from(header["batch"], "batch")
+        self.skipped = count_from(header["skipped"][0], "skipped", self.batch)
+        self.skipped_in_row = count_from(header["skipped"][1], "skipped", self.skipped)
+        self.history = table_from(arrays, "history", HISTORY, self.batch)
+        self.evaluations = table_from(arrays, "evaluation", EVALUATIONS)
+        self.memory = Memory(*numbers_from(header["memory"], "memory", 2))
+        self.rng = generator_from_text(header["rng"], self.rng)
         if self.optimizer is not None:
-            self.optimizer.count = int(header["count"])
-            for name, slots in self.optimizer.state.items():
-                self.optimizer.state[name] = {
-                    s: xp.asarray(arrays[f"slot {s} {name}"]) for s in slots
-                }
+            self.optimizer.count = count_from(header["count"], "count")
+            for slot in self.optimizer.rule.slots:
+                for name, array in group(f"slot {slot} ", slot).items():
+                    self.optimizer.state[name][slot] = array
         self.carried = {
-            g: {k: xp.asarray(v) for k, v in group(f"carry {g} ").items()} for g in ("d", "g")
-        }
-        if any(table and set(table) != names for table in self.carried.values()):
-            raise ValueError("its direction does not belong to the parameters")
+            g: group(f"carry {g} ", "direction") if any(k.startswith(f"carry {g} ") for k in arrays)
+            else {} for g in ("d", "g")
+        }  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
@@ -640,16 +649,6 @@ def field_identity(field: Any) -> list[Any]:
     if hasattr(field, "output_activation"):
         identity.append(field.output_activation.spec)
     return identity
-
-
-def _array_to_json(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"array": value.tolist(), "dtype": str(value.dtype)}
-    return value.item()
-
-
-def _array_from_json(value: dict[str, Any]) -> Any:
-    return np.array(value["array"], value["dtype"]) if set(value) == {"array", "dtype"} else value
 
 
 @contextmanager

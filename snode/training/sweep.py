@@ -394,7 +394,9 @@ class _Folder:
             raise ModelFormatError(
                 f"{self.path} is not the folder of a sweep: it has no sweep.json"
             )
-        theirs = read_json(file).get("identity", {})
+        theirs = read_json(file).get("identity")
+        if not isinstance(theirs, dict):
+            raise ModelFormatError(f"{file} does not say which sweep it is of")
         for name, value in ours.items():
             if theirs.get(name) != value:
                 raise ModelFormatError(
