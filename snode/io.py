@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snode.backend import Array, creator_namespace, is_array, to_host
+from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.classifier import Classifier
 from snode.fields.layer import StandaloneField
@@ -51,7 +52,7 @@ PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(Portable):
     """A field read from a file, with what is known about it.
 
     Attributes

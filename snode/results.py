@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as entry
 from enum import Enum
 from typing import Any
 
 from snode.backend import Array, array_namespace
+from snode.copying import LostFunction, Portable, is_importable, left_behind
 
 __all__ = [
     "AdjointSolution",
@@ -48,13 +49,18 @@ class IntegrationError(ArithmeticError):
         super().__init__(solution.message)
         self.solution = solution
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by itself, an exception is built again from its message
+        rest = {name: value for name, value in vars(self).items() if name != "solution"}
+        return type(self), (self.solution,), rest
+
 
 class ModelFormatError(ValueError):
     """A model file is damaged, hostile, or of an unknown kind."""
 
 
 @dataclass(frozen=True, eq=False)
-class OdeSolution:
+class OdeSolution(Portable):
     """Solution of an initial value problem, the direct problem (1) among them.
 
     x has the shape of the initial state: ``(n,)``, or ``(n, m)`` with one column a sample.
@@ -104,6 +110,16 @@ class OdeSolution:
     x_events: tuple[Array, ...] | None = None
     columns: tuple[OdeSolution, ...] | None = entry(default=None, repr=False)
     steps: Any = entry(default=None, repr=False)  # what derivatives and dense output need
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if not is_importable(self.field):  # another process gets the numbers without f
+            name = getattr(self.field, "__qualname__", type(self.field).__name__)
+            state["field"] = left_behind(self.field, LostFunction(f"the right-hand side {name}"))
+            state["linearizations"] = left_behind(self.linearizations)
+            if self.steps is not None:
+                state["steps"] = left_behind(self.steps, replace(self.steps, linearizations=None))
+        return state
 
     @property
     def success(self) -> bool:
@@ -158,7 +174,7 @@ class OdeSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class AdjointSolution:
+class AdjointSolution(Portable):
     """Solution of the adjoint problem (8).
 
     Attributes
@@ -195,7 +211,7 @@ class AdjointSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class NcgHistory:
+class NcgHistory(Portable):
     """What happened in each NCG iteration; arrays of length nit, `cost` has nit + 1 entries.
 
     Attributes
@@ -229,7 +245,7 @@ class NcgHistory:
 
 
 @dataclass(frozen=True, eq=False)
-class NcgResult:
+class NcgResult(Portable):
     """Result of `snode.ncg`.
 
     Attributes
@@ -266,7 +282,7 @@ class NcgResult:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainResult:
+class TrainResult(Portable):
     """Result of `snode.train`.
 
     Attributes

@@ -18,6 +18,7 @@ ROOT = Path(snode.__file__).parent
 # room -> floor; a room is a module or a folder of snode
 FLOORS = {
     "backend": 0,
+    "copying": 0,
     "results": 0,
     "_kernels": 1,
     "_mat5": 1,
@@ -39,7 +40,8 @@ FLOORS = {
 }
 # neighbours on one floor that may see each other, in this direction only
 NEIGHBOURS = {
-    ("results", "backend"), ("matlab", "io"), ("reproduce", "runs"), ("__main__", "cli"),
+    ("results", "backend"),
+    ("results", "copying"), ("matlab", "io"), ("reproduce", "runs"), ("__main__", "cli"),
 }  # fmt: skip
 ONLY_IN = {
     "numba": {"_kernels"},

@@ -12,6 +12,7 @@ import numpy as np
 from snode.analysis.layers import LayerPass
 from snode.analysis.rows import pull_back
 from snode.backend import Array, array_namespace, is_array, to_host
+from snode.copying import Portable
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver
 from snode.predict import check_classes, predict
@@ -26,7 +27,7 @@ SAMPLES_PER_BLOCK = 200
 
 
 @dataclass(frozen=True, eq=False)
-class AttackResult:
+class AttackResult(Portable):
     """What an attack found; one entry per sample.
 
     Attributes

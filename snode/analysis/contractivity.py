@@ -25,6 +25,7 @@ from snode.analysis.attack_result import check_count, check_number
 from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.analysis.slope_roots import NewtonStep, Problem, newton_from_left
 from snode.backend import Array, follow, single_threaded_blas
+from snode.copying import Portable
 
 __all__ = [
     "ContractingShift", "ContractivityInterval", "NewtonStep", "Verdict",
@@ -47,7 +48,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class ContractivityInterval:
+class ContractivityInterval(Portable):
     """The slopes for which a matrix is contractive; result of `contractivity_interval`.
 
     Attributes
@@ -93,7 +94,7 @@ class ContractivityInterval:
 
 
 @dataclass(frozen=True, eq=False)
-class ContractingShift:
+class ContractingShift(Portable):
     """How far a matrix must be shifted; result of `contracting_shift`.
 
     Attributes

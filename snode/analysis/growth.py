@@ -24,6 +24,7 @@ from snode.analysis.attack_result import behind, check_count, norm2
 from snode.analysis.growth_rates import Layers, Rates
 from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.backend import Array, array_namespace, follow, is_array, single_threaded_blas, to_host
+from snode.copying import Portable
 from snode.fields.base import has_readout, outputs
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver, solve_direct
@@ -42,7 +43,7 @@ BLOCK = 500
 
 
 @dataclass(frozen=True, eq=False)
-class GrowthBound:
+class GrowthBound(Portable):
     r"""How far trajectories can part along depth; result of `growth_bound`.
 
     Attributes
@@ -187,7 +188,7 @@ def growth_bound(
 
 
 @dataclass(frozen=True, eq=False)
-class CertifiedRadius:
+class CertifiedRadius(Portable):
     """How far each input can be moved without changing its class; result of `certified_radius`.
 
     Attributes
@@ -328,7 +329,7 @@ def certified_radius(
 
 
 @dataclass(frozen=True, eq=False)
-class TrajectoryGap:
+class TrajectoryGap(Portable):
     """Distance of pairs of trajectories along depth, and its bound; result of `trajectory_gap`.
 
     Attributes

@@ -31,6 +31,7 @@ from snode.analysis.slope_problem import (
 )  # fmt: skip
 from snode.analysis.slope_search import Search, Trace, alternating, gradient_flow, refine, starts_of
 from snode.backend import Array, follow, from_device, single_threaded_blas
+from snode.copying import Portable
 from snode.ode.arguments import check_choice
 from snode.results import Status
 
@@ -43,7 +44,7 @@ CLOSED = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
-class LogNormResult:
+class LogNormResult(Portable):
     """Two-sided bounds of f = max over the slopes d of the logarithmic 2-norm of D A.
 
     Attributes

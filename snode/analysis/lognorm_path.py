@@ -14,13 +14,14 @@ from snode.analysis.attack_result import check_number
 from snode.analysis.slope_problem import EPS, make_chain, unscale
 from snode.analysis.slope_search import proven_value
 from snode.backend import Array
+from snode.copying import Portable
 from snode.ode.arguments import check_choice
 
 __all__ = ["LogNormPath", "path_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class LogNormPath:
+class LogNormPath(Portable):
     r"""Two-sided bounds of f(A(t)) and of its integral.
 
     Attributes

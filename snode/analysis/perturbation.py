@@ -19,6 +19,7 @@ from snode.analysis.slope_problem import SINGLE_THREADED, make_chain
 from snode.analysis.slope_roots import Certificate, Problem
 from snode.analysis.slope_search import alternating
 from snode.backend import Array, follow, single_threaded_blas
+from snode.copying import Portable
 
 __all__ = ["CutStep", "MinimalPerturbation", "minimal_perturbation"]
 
@@ -37,7 +38,7 @@ class CutStep(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class MinimalPerturbation:
+class MinimalPerturbation(Portable):
     """A small matrix that makes another one contractive; result of `minimal_perturbation`.
 
     Attributes

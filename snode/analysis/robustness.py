@@ -10,6 +10,7 @@ import numpy as np
 
 from snode.analysis.attacks import AttackResult, success_curve
 from snode.backend import Array, array_namespace
+from snode.copying import Portable
 from snode.ode.problems import Solver
 from snode.predict import accuracy
 
@@ -17,7 +18,7 @@ __all__ = ["NoiseAccuracy", "accuracy_under_attack", "accuracy_under_noise"]
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseAccuracy:
+class NoiseAccuracy(Portable):
     """Accuracy over several draws of the noise.
 
     Attributes

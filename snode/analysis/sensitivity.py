@@ -17,6 +17,7 @@ from snode.analysis.blocks import BLOCK, check_positive, join_blocks, solve_bloc
 from snode.analysis.rows import adjoint_rows, pull_back, tangent_rows
 from snode.analysis.uncertainty import Uncertainty, output_uncertainty
 from snode.backend import Array, array_namespace, is_array
+from snode.copying import Portable
 from snode.fields.base import has_readout, n_outputs, outputs
 from snode.ode.arguments import (
     check_choice,
@@ -47,7 +48,7 @@ class PropagationCurves(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Propagation:
+class Propagation(Portable):
     r"""Predicted and measured size of a perturbation along depth; result of `propagate`.
 
     With :math:`\xi` the solution of the sensitivity problem (2), and :math:`\delta` the difference

@@ -10,6 +10,7 @@ import numpy as np
 from snode.analysis.blocks import BLOCK, check_positive, join_blocks, solve_blocks
 from snode.analysis.rows import adjoint_rows
 from snode.backend import Array, array_namespace, is_array, to_host
+from snode.copying import Portable
 from snode.fields.base import outputs
 from snode.ode.arguments import check_state
 from snode.ode.problems import Solver, as_solver
@@ -23,7 +24,7 @@ Host = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertainty:
+class Uncertainty(Portable):
     """First-order uncertainty of the logits; result of `output_uncertainty`.
 
     Attributes

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array, to_host
+from snode.copying import Portable
 from snode.datasets.encoding import AS_IS, check_encoding, decode
 
 __all__ = ["Dataset", "train_test_split"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
+class Dataset(Portable):
     """Training and test data, one column per sample.
 
     Parameters

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from snode.backend import Array, array_namespace
+from snode.copying import LostFunction, is_importable
 
 __all__ = ["Activation", "activation_names", "get_activation", "register_activation"]
 
@@ -81,9 +82,45 @@ class Activation:
 
         return float(self.value(np.zeros(1))[0])
 
+    @property
+    def is_importable(self) -> bool:
+        """True if another process can have it: its functions, or its name in the table."""
+        own = is_importable(self.value) and is_importable(self.slope)
+        return self.fusable or own or self._is_in_table()
+
+    def _is_in_table(self) -> bool:
+        return self.name in _TABLE and not self.params and _TABLE[self.name]() is self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.fusable:
+            return get_activation, (self.spec,)
+        by_name = self._is_in_table() and not is_importable((self.value, self.slope))
+        functions = (None, None) if by_name else (self.value, self.slope)
+        return _rebuilt, (self.name, *functions, self.slope_interval, self.kinks, {**self.params})
+
+    def __copy__(self) -> Activation:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Activation:
+        return self
+
     def __repr__(self) -> str:
         args = "".join(f", {k}={v!r}" for k, v in self.params.items())
         return f"get_activation({self.name!r}{args})"
+
+
+def _rebuilt(
+    name: str, value: Any, slope: Any, interval: Any, kinks: Any, params: dict[str, float]
+) -> Activation:
+    """Return an activation of one's own in another process, where it may not be registered."""
+    if value is None:
+        if name in _TABLE:
+            return _TABLE[name]()
+        value = slope = LostFunction(
+            f"activation {name!r}, whose functions are no functions of a module and which this "
+            "process has not registered (register_activation),"
+        )
+    return Activation(name, value, slope, interval, kinks, MappingProxyType(params))
 
 
 # Every formula below stands once. `where` evaluates both branches, so exponents are clipped first.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
+from snode.copying import Portable
 from snode.fields.base import Linearization, Parameters, read_only
 
 __all__ = ["Classifier"]
@@ -16,7 +17,7 @@ __all__ = ["Classifier"]
 OWN = ("V", "c")
 
 
-class Classifier:
+class Classifier(Portable):
     r"""A field whose outputs are :math:`z = V x(T) + c` instead of x(T).
 
     The cost acts on z (all C of them), and predictions are the largest z. V and c are parameters

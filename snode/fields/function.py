@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
+from snode.copying import Portable
 from snode.fields.base import Parameters, read_only
 
 __all__ = ["FunctionField"]
@@ -17,7 +18,7 @@ __all__ = ["FunctionField"]
 CENTRAL, FORWARD = "central differences", "forward differences"
 
 
-class FunctionField:
+class FunctionField(Portable):
     r"""A vector field given by a function, with derivatives that are given or asked for by name.
 
     It turns your own right-hand side into a field that can be solved, differentiated, checked and

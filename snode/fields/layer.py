@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, creator_namespace, is_array
+from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.base import Parameters, read_only
 from snode.fields.depth import DepthBasis
@@ -16,7 +17,7 @@ from snode.fields.depth import DepthBasis
 __all__ = ["StandaloneField"]
 
 
-class StandaloneField:
+class StandaloneField(Portable):
     r"""A whole network as one vector field, :math:`f(t,x) = \sigma(W(t)\,x + b(t))`.
 
     With explicit Euler on its own grid this is a residual network of K layers whose activation

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, creator_namespace, is_array
+from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.base import Parameters, read_only
 
@@ -18,7 +19,7 @@ __all__ = ["MLPField"]
 TIME = ("none", "concat")
 
 
-class MLPField:
+class MLPField(Portable):
     r"""A multilayer perceptron as a vector field; every depth has the same weights.
 
     .. math::

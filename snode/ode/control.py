@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array
+from snode.copying import Portable
 from snode.ode.arguments import as_tolerance
 from snode.ode.tableaus import ADAPTIVE
 
@@ -30,7 +31,7 @@ SMALLEST_ERROR = 1e-4
 
 
 @dataclass(frozen=True)
-class OdeState:
+class OdeState(Portable):
     """What a callback sees after each accepted step.
 
     Attributes

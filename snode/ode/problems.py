@@ -7,6 +7,7 @@ the adjoint take a solution: nothing is integrated again behind the caller's bac
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import inf, isfinite
 from typing import Any
 
@@ -348,11 +349,12 @@ def solve_adjoint(
         t = sol.t[[0, -1]]
         lam = xp.concatenate([xp.stack([part[1][0], part[1][-1]]) for part in parts], axis=-1)
         made, products = sum(part[2] for part in parts), sum(part[3] for part in parts)
-
-    def end_time() -> float:
-        return float((lam_T * end_time_derivative(sol, mode=mode)).sum())
-
+    end_time = partial(_end_time_part, sol, lam_T, mode)  # no closure: it can be pickled
     return AdjointSolution(t, lam, partials, made, products, end_time)
+
+
+def _end_time_part(sol: OdeSolution, lam_T: Array, mode: str) -> float:
+    return float((lam_T * end_time_derivative(sol, mode=mode)).sum())
 
 
 def _adjoint(

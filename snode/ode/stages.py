@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
+from snode.copying import Portable
 from snode.ode.dense import DenseOutput
 from snode.ode.tableaus import ButcherTableau
 
@@ -202,7 +203,7 @@ class Stages:
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class Checkpoint(Portable):
     """A state kept on the way: `x` at node `index`."""
 
     index: int
@@ -210,7 +211,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Steps:
+class Steps(Portable):
     """What the derivatives of a solution are made of: the frozen steps.
 
     Attributes

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
+from snode.copying import Portable
 from snode.io import load_arrays, save_arrays
 from snode.ode.problems import Solver, as_solver, check_choice, check_state
 from snode.predict import accuracy
@@ -60,7 +61,7 @@ EVALUATIONS = ("epoch", "train_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
-class TrainState:
+class TrainState(Portable):
     """What a callback sees after each minibatch.
 
     Attributes

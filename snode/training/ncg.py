@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_on_device
+from snode.copying import Portable
 from snode.ode.problems import Solver, as_solver, check_choice
 from snode.results import NcgHistory, NcgResult, Status
 from snode.training.costs import Cost, LineModel, default_cost
@@ -84,6 +85,18 @@ def _fr_pr(c: CgTerms) -> Any:
     return _larger(-fr, _smaller(fr, _polak_ribiere(c)))
 
 
+def _hestenes_stiefel(c: CgTerms) -> Any:
+    return (c.gg - c.g_old) / (c.gd - c.gd_old)
+
+
+def _dai_yuan(c: CgTerms) -> Any:
+    return c.gg / (c.gd - c.gd_old)
+
+
+def _steepest_descent(c: CgTerms) -> Any:
+    return 0.0
+
+
 def _larger(a: Any, b: Any) -> Any:
     # Python's max would wait for a device
     return array_namespace(b).maximum(a, b) if is_on_device(b) else max(a, b)
@@ -97,9 +110,9 @@ CG_RULES: dict[str, CgRule] = {
     "FR": CgRule(_fletcher_reeves, False, "Fletcher and Reeves 1964"),
     "PR+": CgRule(_pr_plus, True, "Nocedal and Wright, (5.45)"),
     "FR-PR": CgRule(_fr_pr, True, "Gilbert and Nocedal; Nocedal and Wright, (5.48)"),
-    "HS": CgRule(lambda c: (c.gg - c.g_old) / (c.gd - c.gd_old), True, "Hestenes and Stiefel 1952"),
-    "DY": CgRule(lambda c: c.gg / (c.gd - c.gd_old), False, "Dai and Yuan 1999"),
-    "SD": CgRule(lambda c: 0.0, False, "steepest descent"),
+    "HS": CgRule(_hestenes_stiefel, True, "Hestenes and Stiefel 1952"),
+    "DY": CgRule(_dai_yuan, False, "Dai and Yuan 1999"),
+    "SD": CgRule(_steepest_descent, False, "steepest descent"),
 }
 
 
@@ -131,6 +144,12 @@ class NonFiniteCostError(ArithmeticError):
             f"the cost is {cost}: the direct problem or the cost overflows; start from smaller "
             "weights or a smaller T, or take a smaller learning rate"
         )
+        self.cost = cost
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # by itself, an exception is built again from its message
+        rest = {name: value for name, value in vars(self).items() if name != "cost"}
+        return type(self), (self.cost,), rest
 
 
 @dataclass
@@ -142,7 +161,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class NcgState:
+class NcgState(Portable):
     """What a callback sees after each iteration.
 
     The arrays of `field` are reused by later iterations: keep ``copy.deepcopy(state.field)``.

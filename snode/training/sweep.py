@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import single_threaded_blas, to_host
+from snode.copying import Portable
 from snode.io import load, read_json, replacing, save
 from snode.results import ModelFormatError, Status
 from snode.training.costs import Cost
@@ -74,7 +75,7 @@ class SweepRow:
 
 
 @dataclass(frozen=True, eq=False)
-class SweepResult:
+class SweepResult(Portable):
     """Result of `snode.sweep`.
 
     Attributes
