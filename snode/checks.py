@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
+from snode.fields.activations import Activation
 from snode.fields.base import has_readout, outputs, outputs_jvp, outputs_vjp
+from snode.fields.slopes import slope_excess
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
 from snode.results import IntegrationError
 
@@ -29,6 +31,9 @@ STEPS = tuple(1e-2 * 2.0**-k for k in range(8))
 SHORT_STEPS = tuple(1e-6 * 2.0**-k for k in range(8))
 """For activations with kinks: so short that hardly a unit crosses its kink (a crossing leaves a
 remainder of order 1 to 1.5), long enough to show a relative error of 1e-5 in a derivative."""
+
+SLOPE_TOLERANCE = 1e-13
+"""Rounding of a slope, relative to the larger end of its interval, or to 1."""
 
 ATTEMPTS = 5
 
@@ -290,7 +295,9 @@ def check(
     """Check a field: values, linearisation, transposes, and the three problems built on them.
 
     It finds a wrong sign, a missing transpose, a forgotten sum over the samples, a wrong slope,
-    samples that influence each other, and a value that changes when it is linearised.
+    samples that influence each other, a value that changes when it is linearised, and slopes of an
+    activation outside of the interval that certificates rely on (on a dense grid, see
+    `register_activation`).
 
     Parameters
     ----------
@@ -338,8 +345,9 @@ class _Tester:
         self.error, self.dot_tolerance = error, max(DOT_TOLERANCE, error)
         self.xp = array_namespace(*field.parameters.values())
         grid = field.grid if t is None else t
-        activations = (getattr(field, f"{k}activation", None) for k in ("", "output_"))
-        kinks = any(getattr(activation, "kinks", ()) for activation in activations)
+        found = [getattr(field, f"{k}activation", None) for k in ("", "output_")]
+        self.activations = {a.name: a for a in found if isinstance(a, Activation)}
+        kinks = any(getattr(activation, "kinks", ()) for activation in found)
         self.steps = SHORT_STEPS if kinks else STEPS
         self.depth = float(grid[0] + 0.37 * (grid[-1] - grid[0]))
 
@@ -360,7 +368,8 @@ class _Tester:
 
     def rows(self) -> list[CheckRow]:
         names = list(self.field.parameters)
-        rows = [self.value_row(), self.columns_row(), self.jvp_row("x", None)]
+        rows = [self.slopes_row(activation) for activation in self.activations.values()]
+        rows += [self.value_row(), self.columns_row(), self.jvp_row("x", None)]
         rows += [self.jvp_row(name, name) for name in names]
         rows.append(self.vjp_row("x", None))
         rows += [self.vjp_row(name, name) for name in names]
@@ -370,6 +379,12 @@ class _Tester:
         rows += [self.duality_row(), self.gradient_row("x0", [])]
         rows += [self.gradient_row(name, [name]) for name in names]
         return rows + (self.readout_rows() if has_readout(self.field) else [])
+
+    def slopes_row(self, activation: Activation) -> CheckRow:
+        lo, hi = activation.slope_interval
+        excess, place = slope_excess(activation.slope, (lo, hi))
+        return self.small(f"slopes of {activation.name} in [{lo:g}, {hi:g}]", excess,
+                          SLOPE_TOLERANCE, f"the slope at {place:.9g} is outside")  # fmt: skip
 
     # --- the field at one depth -----------------------------------------------------------------
 

@@ -157,18 +157,38 @@ def test_the_default_network_passes(seed):
 
 
 def test_a_wrong_slope_of_relu_is_found():
-    relu = snode.get_activation("relu")
-    wrong = dataclasses.replace(relu, slope=lambda a: 1.001 * (a > 0))
+    wrong = snode.get_activation("relu")
+    object.__setattr__(wrong, "slope", lambda a: 1.001 * (a > 0))  # the constructor would refuse it
+    object.__setattr__(wrong, "kernel", None)
     report = check(_field(activation=wrong), verbose=False)
     failed = [row.name for row in report.rows if not row.passed]
     assert any("jvp in x" in name for name in failed), str(report)
     assert any("gradient" in name for name in failed), str(report)
+    assert "slopes of relu in [0, 1]" in failed
+
+
+@pytest.mark.parametrize("which", ["activation", "output_activation"])
+@pytest.mark.parametrize("interval", [(0.0, 0.9), (0.1, 1.0), (1e-6, 1.0), (0.0, 1 - 1e-6)])
+def test_slopes_outside_of_the_interval_are_reported(which, interval):
+    wrong = dataclasses.replace(snode.get_activation("leaky_tanh", alpha=0.0), name="mine")
+    object.__setattr__(wrong, "slope_interval", interval)
+    field = snode.MLPField((2, 3, 2), rng=0, **{"activation": "tanh", which: wrong})
+    failed = [row for row in check(field, verbose=False).rows if not row.passed]
+    (row,) = failed
+    assert row.name == f"slopes of mine in [{interval[0]:g}, {interval[1]:g}]"
+    assert row.measured == pytest.approx(max(interval[0], 1 - interval[1]), rel=1e-5)
+    assert "is outside" in row.hint
 
 
 def test_a_changed_activation_loses_its_kernel():
     relu = snode.get_activation("relu")
     assert relu.kernel == "leaky"
-    assert dataclasses.replace(relu, value=np.sin, slope=np.cos).kernel is None
+    assert (
+        dataclasses.replace(
+            relu, value=np.sin, slope=np.cos, slope_interval=(-1.0, 1.0), kinks=()
+        ).kernel
+        is None
+    )
 
 
 # --- approximate derivatives ----------------------------------------------------------------------

@@ -290,7 +290,8 @@ class _Cuts:
         u = nnls(np.vstack([root, h]), np.eye(len(h) + 1)[-1], maxiter=50 * len(h))[0]
         mu = u / (1 - float(h @ u))
         delta = -(dz * mu[:, None]).T @ z
-        lower = float(mu @ h) / float(np.linalg.norm(delta))
+        norm = float(np.linalg.norm(delta))
+        lower = float(mu @ h) / norm if norm > 0 else 0.0
         self.idle = np.where(u > 0, 0, self.idle + 1)
         keep = self.idle < 2  # the norm is strictly convex: dropping what is idle loses nothing
         self.d, self.z, self.idle = self.d[keep], self.z[keep], self.idle[keep]
@@ -307,7 +308,10 @@ def _least_certified(problem: Problem, delta: Array, tau: float) -> Array:
     n = len(problem.A)
     size = tau * n**0.5
     start = Certificate.of(problem.A + delta, problem.slopes)
-    v = np.concatenate([delta.ravel() / size, np.log(start.multiplier)])
+    # a row that is zero now asks for no multiplier, but it need not stay zero
+    floor = 0.5 * (problem.slopes[1] - problem.slopes[0]) / (2e-3 * tau)
+    multiplier = np.where(np.isfinite(start.multiplier), start.multiplier, floor)
+    v = np.concatenate([delta.ravel() / size, np.log(multiplier)])
     y, penalty = 1.0, 300.0
     for round_ in range(ROUNDS):
         smoothing = tau * 10.0 ** -min(1 + round_ / 2, 4) / np.log(n + 1)

@@ -43,6 +43,9 @@ MAX_NEWTON = 200
 COLD, WARM = 0.1, 3e-4
 """First distance of lambda from the bound, relative to the size of the problem."""
 
+FARTHER = 40
+"""How often that is doubled where rounding leaves the form indefinite."""
+
 
 class SlopeBound(NamedTuple):
     """An upper bound with what proves it.
@@ -104,6 +107,21 @@ def slope_bound(
     if not form.count:
         L = np.zeros(0)
         return SlopeBound(form.verified(L), full, form.near(L), spread, form.size, 0)
+    try:
+        solved = _solve(form, multiplier, tol, target, max_newton)
+    except LinAlgError:  # no multiplier is of use: what the norms say
+        full[form.free], spread[form.free] = 1.0, 1.0
+        return SlopeBound(form.crude, full, np.eye(chain.n, 1), spread, form.size, 0)
+    best = np.clip(solved.L, SMALLEST, 1 / SMALLEST)
+    full[form.free], spread[form.free] = best, solved.spread
+    upper = form.verified(best)
+    return SlopeBound(upper, full, solved.x, spread, form.size, solved.n_newton)
+
+
+def _solve(
+    form: Any, multiplier: Array | None, tol: float, target: float, max_newton: int
+) -> _Solved:
+    """The interior-point method from the given multipliers, if need be from the default ones."""
     L, warm = _start(form, multiplier)
     with np.errstate(all="ignore"):  # what is not finite is not accepted
         solved = _interior_point(form, L, WARM if warm else COLD, tol, target, max_newton)
@@ -112,10 +130,7 @@ def slope_bound(
             better = form.value(again.L) <= form.value(solved.L)
             count = solved.n_newton + again.n_newton
             solved = (again if better else solved)._replace(n_newton=count)
-    best = np.clip(solved.L, SMALLEST, 1 / SMALLEST)
-    full[form.free], spread[form.free] = best, solved.spread
-    upper = form.verified(best)
-    return SlopeBound(upper, full, solved.x, spread, form.size, solved.n_newton)
+    return solved
 
 
 def _form(chain: Chain) -> SingleForm | ChainForm:
@@ -150,9 +165,8 @@ def _interior_point(
 ) -> _Solved:
     """Follow the minimisers of tau lam - log det F(lam, L) as tau grows."""
     best, best_L = form.value(L), L
-    lam = best + distance * form.size
     K = weighted(form.U, L)
-    R, logdet = form.factor(lam, L, K)
+    lam, R, logdet = _feasible(form, best, distance * form.size, L, K)
     Z = None
     newton, centring, done = 0, 0, False
     while newton < max_newton:
@@ -185,6 +199,18 @@ def _interior_point(
     if Z is None:
         return _Solved(best_L, form.near(best_L), np.ones(form.count), newton, done)
     return _Solved(best_L, _directions(Z.Y), _spread(Z, L), newton, done)
+
+
+def _feasible(
+    form: Any, value: float, step: float, L: Array, K: Array
+) -> tuple[float, Array, float]:
+    """Go from the bound of L to a lambda at which F can be factored."""
+    for _ in range(FARTHER):
+        try:
+            return value + step, *form.factor(value + step, L, K)
+        except LinAlgError:
+            step *= 2
+    raise LinAlgError("no lambda makes the form definite")
 
 
 def _directions(Y: Array) -> Array:

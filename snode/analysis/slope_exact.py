@@ -10,7 +10,7 @@ import numpy as np
 
 from snode.analysis.slope_bound import SlopeBound, slope_bound
 from snode.analysis.slope_problem import Chain, flat
-from snode.analysis.slope_search import Search, alternating, refine
+from snode.analysis.slope_search import Search, alternating, at_slopes, refine
 from snode.backend import Array
 from snode.results import Status
 
@@ -68,6 +68,10 @@ def branch_and_bound(
         if n_nodes >= max_nodes:
             return Exact(max(-heap[0][0], closed, found.lower), found, n_nodes, Status.MAX_NODES)
         bound, _, node = heapq.heappop(heap)
+        if not (node.hi > node.lo).any():  # a vertex: what is left of its gap is rounding
+            found = _better(found, at_slopes(chain, chain.split(node.lo)))
+            closed = max(closed, -bound)
+            continue
         found = refine(chain, found, STARTS, 1, rng)
         for child in _children(chain, node, -bound, found.lower):
             n_nodes += 1
@@ -97,6 +101,9 @@ def _children(chain: Chain, node: _Node, bound: float, target: float) -> list[_N
 
 
 def _improve(chain: Chain, found: Search, starts: Array) -> Search:
-    other = alternating(chain, starts)
+    return _better(found, alternating(chain, starts))
+
+
+def _better(found: Search, other: Search) -> Search:
     best = other if other.lower > found.lower else found
     return best._replace(n_eig=found.n_eig + other.n_eig)

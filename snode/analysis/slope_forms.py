@@ -31,6 +31,13 @@ from snode.backend import Array
 __all__ = ["Blocks", "ChainForm", "SingleForm", "weighted"]
 
 
+RESOLUTION = 1e-4
+"""Least size of a problem, relative to the product of norms: rounding hides what is smaller.
+
+The symmetric part may vanish, as for a skew matrix with fixed slopes.
+"""
+
+
 def middle(A: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
     """Return c, r with [lo, hi] inside of [c - r, c + r] in exact arithmetic.
 
@@ -67,6 +74,7 @@ class SingleForm:
         self.size = float(np.abs(self.half).sum(axis=1).max())
         self.size += float((np.abs(r) * np.linalg.norm(A, axis=1)).max(initial=0.0))
         self.crude = _norm_bound(chain)
+        self.size = max(self.size, RESOLUTION * self.crude)
 
     def default(self) -> Array:
         """Multipliers of a = |row|: L = r / 2a."""
@@ -154,7 +162,7 @@ class ChainForm:
         self.moduli = V[self.free], bound
         self.depth = 2 * sum(A.shape[1] + 4 for A in chain.A) + self.count + 10
         self.crude = _norm_bound(chain)
-        self.size = max(float(np.abs(self.Q0).sum(axis=1).max()), TINY)
+        self.size = max(float(np.abs(self.Q0).sum(axis=1).max()), RESOLUTION * self.crude)
 
     def default(self) -> Array:
         """Multipliers that fall from layer to layer, fast enough for F to be definite."""

@@ -106,7 +106,7 @@ class Problem:
         """Check the arguments and scale them."""
         A = as_matrix(A)
         c = check_number("c", c, least=-math.inf)
-        exponent = exponent_of(A)
+        exponent = exponent_of(np.append(A, c))
         return cls(
             np.ldexp(A, -exponent), scaled(c, -exponent), exponent, bool(certified),
             check_count("n_starts", n_starts), int(np.random.default_rng(rng).integers(2**32)),
@@ -149,7 +149,8 @@ class Problem:
         def root(m: float, near: Any) -> tuple[float, Pattern]:
             found = self.search(self.A, (m, 1.0), near)
             fixed, slope = found.parts(self.A)
-            return (self.c - fixed) / slope + 0.0 if slope < 0 else 0.0, found
+            root = (self.c - fixed) / slope + 0.0 if slope < 0 else 0.0
+            return min(root, 1.0), found  # where f(1) = c, rounding may carry it beyond
 
         return _last_root(root, left)
 
@@ -236,7 +237,7 @@ class Certificate(NamedTuple):
     ----------
     upper : float
     multiplier : array (n,)
-        l, infinite where the slope is fixed.
+        l, infinite where the slope is fixed and where a row of the matrix is zero.
     x : array (n, q)
         Factor of the dual matrix Z = x x^T, of trace 1.
     slopes : (float, float)
@@ -255,10 +256,12 @@ class Certificate(NamedTuple):
         if not (A.any() if slopes[0] < slopes[1] else (A + A.T).any()):
             return cls(0.0, np.ones(len(A)), np.eye(len(A), 1), slopes)  # nothing to round
         chain = make_chain([A], [slopes])
-        start = None if near is None else np.ldexp(near.multiplier, chain.exponent)
+        with np.errstate(over="ignore"):
+            start = None if near is None else np.ldexp(near.multiplier, chain.exponent)
         found = slope_bound(chain, start, tol=PRECISION)
         x = _dual_factor(chain.A[0], found.multiplier, slopes)
-        multiplier = np.ldexp(found.multiplier, -chain.exponent)
+        with np.errstate(over="ignore"):  # inf: a row that is zero to rounding
+            multiplier = np.ldexp(found.multiplier, -chain.exponent)
         return cls(scaled(found.upper, chain.exponent, up=True), multiplier, x, slopes)
 
     def pattern(self, A: Array, slopes: tuple[float, float]) -> Array:
@@ -271,7 +274,7 @@ class Certificate(NamedTuple):
         half = 0.5 * (self.slopes[0] + self.slopes[1])
         if self.slopes[0] == self.slopes[1]:
             return half * self.x @ self.x.T
-        return (half * self.x + 2 * self.multiplier[:, None] * (A @ self.x)) @ self.x.T
+        return (half * self.x + 2 * _active(self.multiplier)[:, None] * (A @ self.x)) @ self.x.T
 
 
 def _dual_factor(A: Array, multiplier: Array, slopes: tuple[float, float]) -> Array:
@@ -284,7 +287,7 @@ def _dual_factor(A: Array, multiplier: Array, slopes: tuple[float, float]) -> Ar
     bound = 0.5 * c * (A + A.T)
     if r == 0:
         return np.asarray(np.linalg.eigh(bound)[1][:, -1:])
-    own = r * r / (4 * multiplier)
+    own, multiplier = r * r / (4 * multiplier), _active(multiplier)
     bound += A.T @ (multiplier[:, None] * A)
     bound[np.diag_indices(len(A))] += own
     w, V = np.linalg.eigh(bound)
@@ -304,6 +307,11 @@ def _dual_factor(A: Array, multiplier: Array, slopes: tuple[float, float]) -> Ar
     p, rotation = np.linalg.eigh(weights)
     x = (V @ rotation) * np.sqrt(np.maximum(p, 0))
     return np.asarray(x[:, ::-1] / np.linalg.norm(x))
+
+
+def _active(multiplier: Array) -> Array:
+    """The multipliers, 0 where they are infinite: there the row that they multiply is zero."""
+    return np.where(np.isfinite(multiplier), multiplier, 0.0)
 
 
 # --- arguments ------------------------------------------------------------------------------------

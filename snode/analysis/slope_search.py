@@ -14,7 +14,7 @@ from snode.analysis.slope_problem import EPS, TINY, Chain, flat, is_zero, moduli
 from snode.backend import Array
 from snode.results import Status
 
-__all__ = ["Search", "Trace", "alternating", "gradient_flow", "refine", "starts_of"]
+__all__ = ["Search", "Trace", "alternating", "at_slopes", "gradient_flow", "refine", "starts_of"]
 
 STACKED = 40
 """Up to this n the eigenpairs of all starts come from one stacked call of LAPACK.
@@ -172,6 +172,12 @@ def alternating(chain: Chain, starts: Array, d0: Slopes | None = None) -> Search
     else:
         found = _alternate_krylov(chain, _favoured(chain, d, X), X)
     return found._replace(n_eig=found.n_eig + (d0 is not None))
+
+
+def at_slopes(chain: Chain, d: Slopes) -> Search:
+    """No search: what the slopes d give."""
+    value, z = top_pair(chain, d)
+    return _result(chain, d, z, 1, Status.SUCCESS, [value])
 
 
 def refine(

@@ -8,6 +8,7 @@ from scipy import special
 
 import snode
 from snode.fields import activations
+from snode.fields.slopes import check_slopes
 
 EPS = np.finfo(np.float64).eps
 
@@ -319,3 +320,159 @@ def test_contractive_activations_can_be_saved_and_loaded(name, tmp_path, make_fi
     assert field.activation.spec == {"name": name, "alpha": 0.25}
     x = np.random.default_rng(0).standard_normal((field.n, 5))
     assert np.array_equal(field(0.3, x), classifier(0.3, x))
+
+
+# --- the slope interval is checked before a certificate rests on it -------------------------------
+
+
+SPECS = [
+    *({"name": name} for name in snode.activation_names()),
+    *({"name": "elu", "alpha": alpha} for alpha in (0.3, 2.0)),
+    *({"name": "leaky_relu", "alpha": alpha} for alpha in (0.0, 0.3, 1.0)),
+    *({"name": "leaky_tanh", "alpha": alpha} for alpha in (0.0, 0.4)),
+    *({"name": "leaky_tanh_c1", "alpha": alpha} for alpha in (1e-6, 0.4)),
+    *({"name": "smooth_relu", "width": width} for width in (1e-7, 5.0)),
+    {"name": "smooth_leaky_relu", "alpha": 0.1, "width": 10.0},
+]
+
+
+def _logistic(a):
+    return 0.5 + 0.5 * np.tanh(0.5 * a)
+
+
+def _swish(beta=1.0):
+    """Slopes of a s(beta a) are those of swish for beta = 1."""
+    return (
+        lambda a: a * _logistic(beta * a),
+        lambda a: _logistic(beta * a) * (1 + beta * a * (1 - _logistic(beta * a))),
+    )
+
+
+SWISH = (-0.09984, 1.09984)  # 1/2 -+ 0.59983932..., rounded outward
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_built_in_slopes_pass_and_are_tight(spec):
+    entry = snode.get_activation(spec)
+    check_slopes(entry.value, entry.slope, entry.slope_interval, entry.kinks)
+    lo, hi = entry.slope_interval
+    if hi - lo > 1e-3:
+        for wrong in ((lo, hi - 1e-3 * (hi - lo)), (lo + 1e-3 * (hi - lo), hi)):
+            with pytest.raises(ValueError, match="is refuted by slope"):
+                check_slopes(entry.value, entry.slope, wrong, entry.kinks)
+
+
+@pytest.mark.parametrize(
+    ("functions", "right", "wrong"),
+    [
+        (_swish(), SWISH, [(0, 1), (-0.0998, 1.1), (-0.1, 1.0998), (-0.1, 1), (0, 1.1)]),
+        (_swish(50.0), SWISH, [(0, 1), (-0.0998, 1.1), (-0.1, 1.0998)]),  # narrow, near zero
+        ((np.sin, np.cos), (-1, 1), [(0, 1), (-1, 0), (-1, 0.99999), (-0.99999, 1)]),
+        (
+            (lambda a: a + np.sin(20 * a) / 20, lambda a: 1 + np.cos(20 * a)),
+            (0, 2), [(0, 1), (1, 2), (1e-6, 2)],
+        ),
+        ((lambda a: 3 * a, lambda a: 3 + 0 * a), (3, 3), [(0, 1), (3.0001, 4), (0, 2.9999)]),
+        ((lambda a: a**3, lambda a: 3 * a**2), (0, np.inf), [(0, 1e6), (1e-3, np.inf)]),
+        ((lambda a: 1e-3 * np.tanh(a), lambda a: 1e-3 / np.cosh(a) ** 2), (0, 1e-3), [(0, 9.9e-4)]),
+    ],
+)  # fmt: skip
+def test_register_compares_the_interval_with_the_slopes(table, functions, right, wrong):
+    for k, interval in enumerate(wrong):
+        with pytest.raises(ValueError, match=r"slope_interval .* is refuted by"):
+            snode.register_activation(f"wrong{k}", *functions, interval)
+        with pytest.raises(ValueError, match=r"slope_interval .* is refuted by"):
+            snode.Activation("wrong", *functions, interval)
+        assert f"wrong{k}" not in snode.activation_names()
+    assert snode.register_activation("right", *functions, right).slope_interval == right
+    assert snode.Activation("right", *functions, right).slope_interval == right
+
+
+def test_refusal_says_where_and_what(table):
+    with pytest.raises(ValueError) as refused:
+        snode.register_activation("swish", *_swish(), (0.0, 1.0))
+    said = str(refused.value)
+    assert said.startswith("slope_interval (0, 1) is refuted by slope(-2.39936) = -0.0998393")
+    assert said.endswith("the slopes seen reach from -0.0998393201 to 1.09983932")
+
+
+@pytest.mark.parametrize("place", [0.3, -17.77, 4000.25])
+def test_a_spike_between_the_points_needs_its_place_named(table, place):
+    width = 1e-6 * max(1, abs(place))
+
+    def value(a):
+        return a + width * np.tanh((a - place) / width) / 2
+
+    def slope(a):
+        return 1 + 0.5 / np.cosh(np.clip((a - place) / width, -300, 300)) ** 2
+
+    for kwargs in ({"test_points": [place]}, {"kinks": (place,)}):
+        with pytest.raises(ValueError, match=r"is refuted by slope\(.*\) = 1\.5"):
+            snode.register_activation("spike", value, slope, (1.0, 1.25), **kwargs)
+        snode.register_activation(
+            f"spike {len(kwargs)} {[*kwargs]}", value, slope, (1.0, 1.5), **kwargs
+        )
+
+
+@pytest.mark.parametrize("at", [0.0, 1.234567, -300.0])
+def test_a_jump_is_an_infinite_slope(table, at):
+    with pytest.raises(ValueError, match=r"is refuted by value, which rises|not the derivative"):
+        snode.register_activation(
+            "step", lambda a: a + 0.01 * (a > at), lambda a: 1 + 0 * a, (0.0, 1.0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "slope"),
+    [
+        (np.tanh, lambda a: 1 - np.tanh(a)),
+        (np.tanh, lambda a: (1 - np.tanh(a) ** 2) * (np.abs(a) < 3)),  # right at most points
+        (lambda a: np.maximum(a, 0), lambda a: (a >= -0.01) * 1.0),
+        (lambda a: np.maximum(a, 0), lambda a: (a < 0) * 1.0),
+        (np.arctan, lambda a: 1 / (1 + a * a) + 1e-5),
+        (lambda a: np.where(a > 20, 2 * a - 20, a), lambda a: np.ones_like(a)),
+    ],
+)
+def test_a_slope_that_is_wrong_anywhere_on_the_grid_is_refused(table, value, slope):
+    with pytest.raises(ValueError, match=r"slope is not the derivative of value: slope\(.*\) is"):
+        snode.register_activation("mine", value, slope, (-3.0, 3.0))
+
+
+def test_slopes_of_float32_are_looked_at(table):
+    def slope(a):
+        return np.ones_like(a) + (1e-3 if a.dtype == np.float32 else 0.0)
+
+    with pytest.raises(ValueError, match=r"slope_interval \(0, 1\) is refuted"):
+        snode.register_activation("mine", lambda a: +a, slope, (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("value", "slope", "message"),
+    [
+        (np.tanh, lambda a: 1.0, r"slope must keep the shape"),
+        (np.sum, lambda a: 1 + 0 * a, r"value must keep the shape"),
+        (np.sqrt, lambda a: 0.5 / np.sqrt(a), r"value\(-1e-08\) is nan"),
+        (np.arctan, lambda a: np.where(a == 0, np.nan, 1 / (1 + a * a)), r"slope\(0\) is nan"),
+    ],
+)
+def test_functions_that_are_no_functions_of_the_line_are_refused(table, value, slope, message):
+    with pytest.raises(ValueError, match=message):
+        snode.register_activation("mine", value, slope, (0.0, 1.0))
+
+
+def test_overflow_far_out_is_passed_over(table):
+    snode.register_activation("naive", lambda a: np.log(1 + np.exp(a)), _logistic, (0.0, 1.0))
+
+
+@pytest.mark.parametrize("interval", [(1.0, 0.0), (0.0,), 1.0, "ab", (0.0, np.nan), None])
+def test_interval_must_be_one(interval):
+    with pytest.raises(ValueError, match="slope_interval must be"):
+        snode.Activation("mine", np.sin, np.cos, interval)
+
+
+@pytest.mark.parametrize("point", [np.nan, np.inf])
+def test_points_must_be_finite(table, point):
+    with pytest.raises(ValueError, match="must be finite"):
+        snode.register_activation("mine", np.sin, np.cos, (-1, 1), test_points=[point])
+    with pytest.raises(ValueError, match="must be finite"):
+        snode.register_activation("mine", np.sin, np.cos, (-1, 1), kinks=(point,))
