@@ -245,7 +245,7 @@ def forget(name):
 
 
 def test_own_activations_of_a_module_need_no_registration_where_they_arrive():
-    own = snode.Activation("cube", cube, cube_slope, (0.0, 1.0), kinks=(0.5,))
+    own = snode.Activation("cube", cube, cube_slope, (0.0, np.inf), kinks=(0.5,))
     arrived = pickled(layered(activation=own)).activation
     assert (arrived.value, arrived.slope, arrived.kinks) == (cube, cube_slope, (0.5,))
     ufunc = pickled(snode.Activation("sin", np.sin, np.cos, (-1.0, 1.0)))
@@ -268,7 +268,10 @@ def test_a_registered_activation_of_lambdas_goes_by_name():
 def test_a_changed_copy_of_a_built_in_activation_is_not_taken_for_it():
     import dataclasses
 
-    changed = dataclasses.replace(snode.get_activation("relu"), value=cube, slope=cube_slope)
+    relu = snode.get_activation("relu")
+    changed = dataclasses.replace(
+        relu, value=cube, slope=cube_slope, slope_interval=(0.0, np.inf), kinks=()
+    )
     assert pickled(changed).value is cube
 
 
