@@ -10,9 +10,12 @@ holds one key, ``snode``, with a JSON text: format version and header.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -546,14 +549,47 @@ def replacing(path: PathLike) -> Iterator[Path]:
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    _remove_left_over(path)
+    own = f"{os.getpid()}-{platform.node()}"
+    temporary = path.with_name(f".{path.name}.{own}-{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk is reported without a name
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove temporary files of `path` whose writer was killed."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        try:
+            pid, _, rest = old.name[len(path.name) + 2 :].partition("-")
+            if pid.isdecimal() and rest.startswith(f"{platform.node()}-"):
+                over = not _is_running(int(pid))
+            else:  # another machine's, or an older snode's: no write takes that long
+                over = time.time() - old.stat().st_mtime > 60
+            if over:
+                old.unlink()
+        except OSError:
+            continue  # someone else was faster, or may not
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 # --- JSON that can be trusted ---------------------------------------------------------------------

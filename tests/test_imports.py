@@ -18,6 +18,8 @@ ROOT = Path(snode.__file__).parent
 # room -> floor; a room is a module or a folder of snode
 FLOORS = {
     "backend": 0,
+    "interrupts": 0,
+    "progress": 0,
     "copying": 0,
     "results": 0,
     "_kernels": 1,
@@ -48,7 +50,7 @@ ONLY_IN = {
     "cupy": {"backend"},
     "matplotlib": {"plotting"},
     "typer": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "progress"},
     "art": {"interop"},
     "dask": {"training"},
     "distributed": {"training"},

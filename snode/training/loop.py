@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
-import threading as _threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from dataclasses import field as entry
 from pathlib import Path
@@ -23,9 +21,11 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
 from snode.copying import Portable
+from snode.interrupts import StopFlag, stop_on_signals
 from snode.io import load_arrays, save_arrays
 from snode.ode.problems import Solver, as_solver, check_choice, check_state
 from snode.predict import accuracy
+from snode.progress import Callback, bar, check_callback, tell
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
 from snode.training.costs import Cost, default_cost
 from snode.training.distributed import DistributedProblem, Team
@@ -90,6 +90,31 @@ class TrainState(Portable):
     test_accuracy: float
     field: Any = entry(repr=False)
 
+    @property
+    def done(self) -> int:
+        """As `batch`: a state is a `snode.progress.Progress`, too."""
+        return self.batch
+
+    @property
+    def total(self) -> int:
+        """As `n_batches`."""
+        return self.n_batches
+
+    @property
+    def what(self) -> str:
+        """What is done."""
+        return "training"
+
+    @property
+    def detail(self) -> str:
+        """Epoch, cost, step and accuracy in a line."""
+        score = self.train_accuracy if math.isnan(self.test_accuracy) else self.test_accuracy
+        shown = [("cost", f"{self.cost_after:.4f}", self.cost_after),
+                 ("step", f"{self.step:.3g}", self.step),
+                 ("accuracy", f"{100 * score:.1f} %", score)]  # fmt: skip
+        numbers = [f"{name} {'-' if math.isnan(v) else text}" for name, text, v in shown]
+        return " ".join([f"epoch {self.epoch:.3f}", *numbers])
+
 
 def train(
     field: Any,
@@ -110,6 +135,7 @@ def train(
     block_size: int | None = None,
     executor: Any = None,
     callback: Callable[[TrainState], object] | None = None,
+    progress: bool | Callback = False,
     eval_every: float | None = None,
     eval_samples: int | None = 10_000,
     checkpoint: str | Path | None = None,
@@ -159,6 +185,10 @@ def train(
         way. The arrays must be NumPy's.
     callback : callable, optional
         Called with a `TrainState` after each minibatch; stops if it returns True.
+    progress : bool or callable, optional
+        True: show a bar with the time left on the error stream, also while functions are compiled
+        and accuracies are measured. A function is called with a `snode.progress.Progress` instead,
+        also between these phases; True from it stops the run.
     eval_every : float, optional
         Evaluate accuracy every so many epochs; always at the end.
     eval_samples : int, optional
@@ -189,7 +219,10 @@ def train(
     Notes
     -----
     Ctrl-C ends the run after the current minibatch, writes the checkpoint and returns the result
-    with ``status=STOPPED``; a second Ctrl-C interrupts at once. A minibatch whose cost is not
+    with ``status=STOPPED``; a second Ctrl-C interrupts at once. SIGTERM (how clusters end a job)
+    and SIGHUP do the same. A checkpoint that cannot be written (a full disk) does not end the run:
+    a warning in the log names the file, the last checkpoint stays, and if the one at the end fails,
+    ``result.message`` says so. A minibatch whose cost is not
     finite at its start is skipped and counted in the message.
 
     References
@@ -222,6 +255,9 @@ def train(
         solver=as_solver(solver), block_size=check_block_size(block_size),
     )  # fmt: skip
     options.check()
+    check_callback(callback)
+    if not isinstance(progress, bool):
+        check_callback(progress)
     if eval_every is not None and not eval_every > 0:
         raise ValueError(f"eval_every must be positive or None; got {eval_every!r}")
     if eval_samples is not None and eval_samples < 1:
@@ -231,12 +267,17 @@ def train(
         inner = "l2" if method == "ncg" else "euclidean"
     run = _Training(field, split, cost, options, as_inner_product(inner, field), rng, team)
     run.eval_every, run.eval_samples = eval_every, eval_samples
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise FileNotFoundError(f"checkpoint: the folder of {checkpoint} does not exist")
     if resume and checkpoint is None:
         raise ValueError("checkpoint must be given to resume from it")
     if resume and Path(str(checkpoint)).exists():
         run.restore(Path(str(checkpoint)))
+    shown = bar() if progress is True else nullcontext(progress or None)
     try:
-        return run.go(callback, None if checkpoint is None else Path(checkpoint))
+        with shown as report:
+            run.report = report
+            return run.go(callback, None if checkpoint is None else Path(checkpoint))
     finally:
         if team is not None:
             team.close()
@@ -341,6 +382,10 @@ class _Training:
             )
         self.problem: Any = None
         self.carried: dict[str, dict[str, Array]] = {}
+        self.report: Callback | None = None  # of the progress, also between minibatches
+        self.wish = False  # of the report, to stop
+        self.interrupted = StopFlag()
+        self.unwritten = ""  # why there is no checkpoint of now
 
     @property
     def epoch(self) -> float:
@@ -353,15 +398,20 @@ class _Training:
     ) -> TrainResult:
         status = Status.SUCCESS
         written = -1
-        with _interrupt_flag() as interrupted:
+        with stop_on_signals() as interrupted:
+            self.interrupted = interrupted
+            self._tell("compiling")
             while self.batch < self.n_batches:
                 self._one_batch()
                 if self._evaluation_due():
                     self._evaluate()
-                    if checkpoint is not None:
-                        self.write(checkpoint)
+                    if checkpoint is not None and self._keep(checkpoint):
                         written = self.batch
-                if (callback is not None and callback(self._state())) or interrupted():
+                state = self._state()
+                stop = callback is not None and callback(state)
+                if self.report is not None and self.report(state):
+                    stop = True
+                if stop or self.wish or interrupted():
                     status = Status.STOPPED
                     break
                 if self.skipped_in_row >= MAX_SKIPPED:
@@ -370,12 +420,27 @@ class _Training:
         # The closing evaluation is not part of the checkpoint: a longer run resumed from it
         # must be the run that never ended here.
         if checkpoint is not None and written != self.batch:
-            self.write(checkpoint)
+            self._keep(checkpoint)
         if not self.evaluations["epoch"] or self.evaluations["epoch"][-1] != self.epoch:
             self._evaluate()
         if self.problem is not None:
             self.field = released(self.problem, self.field)
         return self._result(status)
+
+    def _tell(self, what: str) -> None:
+        self.wish |= tell(self.report, self.batch, self.n_batches, what)
+
+    def _keep(self, checkpoint: Path) -> bool:
+        """Write the checkpoint; a full disk must not cost the field that is in memory."""
+        try:
+            self.write(checkpoint)
+        except OSError as error:
+            named = error.strerror and f"{error.filename or checkpoint}: {error.strerror}"
+            self.unwritten = named or str(error)
+            _log.warning("minibatch %d: checkpoint not written: %s", self.batch, self.unwritten)
+            return False
+        self.unwritten = ""
+        return True
 
     def _one_batch(self) -> None:
         index = self._next_indices()
@@ -484,6 +549,7 @@ class _Training:
 
     def _evaluate(self) -> None:
         s = self.split
+        self._tell("measuring accuracy")
         self.evaluations["epoch"].append(self.epoch)
         self.evaluations["train_accuracy"].append(self._accuracy(s.x, s.y))
         self.evaluations["test_accuracy"].append(self._accuracy(s.x_test, s.y_test))
@@ -515,6 +581,10 @@ class _Training:
             Status.STOPPED: f"stopped after {self.batch} of {self.n_batches} minibatches",
             Status.NONFINITE_RHS: f"{MAX_SKIPPED} minibatches in a row without a finite cost",
         }[status]
+        if status is Status.STOPPED and self.interrupted.name:
+            message += f" by {self.interrupted.name}"
+        if self.unwritten:
+            message += f"; the last checkpoint could not be written ({self.unwritten})"
         if self.skipped:
             message += f", {self.skipped} skipped because their cost was not finite"
         return TrainResult(
@@ -650,25 +720,3 @@ def field_identity(field: Any) -> list[Any]:
     if hasattr(field, "output_activation"):
         identity.append(field.output_activation.spec)
     return identity
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag; the second interrupts as usual."""
-    previous = signal.getsignal(signal.SIGINT)
-    in_main_thread = _threading.current_thread() is _threading.main_thread()
-    if not in_main_thread or previous is signal.SIG_IGN:  # ignored: a job in the background
-        yield lambda: False
-        return
-    hit = False
-
-    def handler(*_: Any) -> None:
-        nonlocal hit
-        hit = True
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: hit
-    finally:
-        signal.signal(signal.SIGINT, previous)
