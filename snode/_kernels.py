@@ -6,26 +6,159 @@ in the tests. Scalars must come in the dtype of the arrays.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
+import logging
 import math
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache, partial, wraps
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numba
 import numba.experimental.function_type  # functions as arguments of kernels
 import numpy as np
 from numba import types
+from numba.core import caching
 from numba.extending import typeof_impl
+from numba.misc import appdirs
+
+# --- the cache of compiled code -------------------------------------------------------------------
+# It is a convenience: whatever is wrong with it, the kernels are compiled and the run goes on.
+
+
+_caching: Any = caching
+_config: Any = numba.config
+_AppDirs: Any = appdirs.AppDirs
+
+
+class _Files(_caching.IndexDataCacheFile):  # type: ignore[misc]
+    """The files of one kernel, each with a checksum: damaged machine code must not be run."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(content + hashlib.sha256(content).digest())  # who reads it stops before
+
+    def _load_data(self, name: str) -> Any:
+        content = Path(self._data_path(name)).read_bytes()
+        if content[-32:] != hashlib.sha256(content[:-32]).digest():
+            raise ValueError(f"{name}: the checksum is wrong")
+        return super()._load_data(name)
+
+
+_Provided: Any = _caching.CompileResultCacheImpl._locator_classes[0]  # the user's
+
+
+class _OwnFolder(_Provided):  # type: ignore[misc]
+    """``NUMBA_CACHE_DIR``, else a folder of the user; never that of the package.
+
+    Files beside the modules would stay behind when the package is uninstalled.
+    """
+
+    def __init__(self, py_func: Any, py_file: str, folder: Path) -> None:
+        self._py_file, self._lineno = py_file, py_func.__code__.co_firstlineno
+        self._cache_path = str(folder / self.get_suitable_cache_subpath(py_file))
+
+    @classmethod
+    def from_function(cls, py_func: Any, py_file: str) -> Any:
+        """Return a locator whose folder can be written; None: no cache."""
+        if not os.path.exists(py_file):  # in a zip archive, for example
+            return None
+        for folder in _folders():
+            self = cls(py_func, py_file, folder)
+            with contextlib.suppress(OSError):
+                self.ensure_cache_path()
+                return self
+        return None
+
+
+def _folders() -> Iterator[Path]:
+    if _config.CACHE_DIR:
+        yield Path(_config.CACHE_DIR)
+        return
+    with contextlib.suppress(RuntimeError, OSError):
+        yield Path(_AppDirs(appname="snode", appauthor=False).user_cache_dir, "numba")
+    with contextlib.suppress(OSError, AttributeError):  # no home: a folder that is ours alone
+        folder = Path(tempfile.gettempdir(), f"snode-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o77:
+            yield folder
+
+
+class _Implementation(_caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes: ClassVar = [_OwnFolder]
+
+
+class _Cache(_caching.FunctionCache):  # type: ignore[misc]
+    """A cache that may be damaged, full or read-only."""
+
+    _impl_class = _Implementation
+    _cache_file: Any
+
+    def __init__(self, py_func: Any) -> None:
+        super().__init__(py_func)
+        old: Any = self._cache_file
+        self._cache_file = _Files(old._cache_path, self._impl.filename_base, old._source_stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled function, or None if there is none that can be used."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # damaged content can raise anything
+            _report(f"{self._cache_file._index_path} cannot be read", error)
+            with contextlib.suppress(Exception):
+                self.flush()  # the next process finds an empty cache
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the compiled function, if that is possible."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # no room, read-only, ...
+            _report(f"{self._cache_file._index_path} cannot be written", error)
+            self.disable()
+
+
+def _report(what: str, error: Exception) -> None:
+    """Log the first fault of the cache in this process."""
+    if not _reported:
+        _reported.append(what)
+        reason = f"{type(error).__name__}: {error}"
+        _log.warning("the cache of compiled code %s (%s); compiling without it", what, reason)
+
+
+_reported: list[str] = []
+_log = logging.getLogger("snode")
 
 
 def _kernel(function: Callable[..., Any], **options: Any) -> Any:
     # NumPy's error model: a division needs no test for zero, and vectorises
     options |= {"nogil": True, "error_model": "numpy"}
+    if _config.DISABLE_JIT:  # to debug: slow, and right
+        return _plain(function)
+    dispatcher = numba.njit(**options)(function)
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable cache folder: compile in every process
-        return numba.njit(**options)(function)
+        dispatcher._cache = _Cache(function)
+    except (RuntimeError, OSError) as error:  # no folder: compile in every process
+        _report(f"has no folder that can be written: {', '.join(map(str, _folders()))}", error)
+    return dispatcher
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as it is, as silent as compiled code."""
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*arguments)
+
+    return call
 
 
 # --- products: BLAS called from compiled code ----------------------------------------------------
@@ -67,6 +200,8 @@ def blas_gemm(dtype: str) -> _Gemm | None:
     """
     from threadpoolctl import threadpool_info
 
+    if _config.DISABLE_JIT:
+        return None
     letter, number = ("s", types.float32) if dtype == "float32" else ("d", types.float64)
     for library in threadpool_info():
         if library["user_api"] != "blas":

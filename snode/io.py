@@ -10,11 +10,13 @@ holds one key, ``snode``, with a JSON text: format version and header.
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import math
 import os
 import platform
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,7 +90,8 @@ def save(
 ) -> None:
     """Write a field to a safetensors file.
 
-    The file appears complete or not at all; one that was there before is replaced.
+    The file appears complete or not at all; one that was there before is replaced. A symbolic link
+    is followed.
 
     Parameters
     ----------
@@ -110,6 +113,8 @@ def save(
         or the activation is not the one that its name stands for (see `register_activation`).
     FileNotFoundError
         If the folder does not exist.
+    PermissionError
+        If the file is there and write-protected.
 
     Examples
     --------
@@ -543,12 +548,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, and move the file there to `path` at the end."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder")
+    """Yield a temporary path in the same folder, and move the file there to `path` at the end.
+
+    A symbolic link is followed; the permissions of a file that is replaced stay.
+
+    Raises
+    ------
+    PermissionError
+        If the file is write-protected: moving another one over it would not ask.
+    OSError
+        If the folder does not exist, or the path is no regular file or a loop of links.
+    """
+    path = _destination(Path(path))
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     _remove_left_over(path)
     own = f"{os.getpid()}-{platform.node()}"
     temporary = path.with_name(f".{path.name}.{own}-{os.urandom(4).hex()}.tmp")
@@ -556,6 +568,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         if error.filename is None:  # a full disk is reported without a name
@@ -563,6 +577,27 @@ def replacing(path: PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _destination(path: Path) -> Path:
+    """Return the file that writing to `path` means, or raise if it must not be written."""
+    named = str(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "the symbolic links form a loop", named)
+        named += f" (a link to {path})"
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{named}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise IsADirectoryError(f"{named} is a folder")
+    if path.exists():
+        if not path.is_file():
+            raise OSError(errno.EINVAL, "is no regular file", named)
+        # the mode, too: root may write to everything
+        if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "the file is write-protected", named)
+    return path
 
 
 def _remove_left_over(path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, to_host
-from snode.fields.base import has_readout, n_outputs, outputs
+from snode.fields.base import has_readout, is_shareable, n_outputs, outputs
 from snode.ode.problems import Solver, as_solver, check_state
+from snode.threads import map_blocks
 
 __all__ = ["accuracy", "confusion", "predict"]
 
@@ -56,10 +57,13 @@ def predict(
     n_classes, chosen = check_classes(field, n_classes), as_solver(solver)
     xp = array_namespace(x)
     labels = xp.empty(x.shape[1], dtype=np.int64)
-    for start in range(0, x.shape[1], BLOCK):
+
+    def label(start: int) -> None:
         columns = xp.ascontiguousarray(x[:, start : start + BLOCK])
         x_T = chosen.solve(field, columns, keep="last").x_T
         labels[start : start + BLOCK] = outputs(field, x_T)[:n_classes].argmax(axis=0)
+
+    map_blocks(label, range(0, x.shape[1], BLOCK), shared=is_shareable(field) and xp is np)
     return labels
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import describe_devices
-from snode.io import read_json
+from snode.io import read_json, replacing
 from snode.results import TrainResult
 
 __all__ = ["environment", "plain", "read_options", "write_history", "write_json"]
@@ -64,10 +64,9 @@ def now() -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON (NaN becomes null), replacing the file in one go."""
-    temporary = path.with_name(path.name + ".part")
     text = json.dumps(plain(content), indent=2, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
@@ -88,7 +87,7 @@ def write_history(path: Path, result: TrainResult) -> None:
     scores = result.evaluations
     at = {float(e): i for i, e in enumerate(scores["epoch"])}
     names = [*result.history, "train_accuracy", "test_accuracy"]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["batch", *names])
         for k in range(len(result.history["epoch"])):

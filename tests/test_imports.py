@@ -24,6 +24,7 @@ FLOORS = {
     "results": 0,
     "_kernels": 1,
     "_mat5": 1,
+    "threads": 1,
     "fields": 2,
     "ode": 2,
     "datasets": 2,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from dataclasses import field as entry
 from typing import Any
 
@@ -13,10 +14,12 @@ from snode.analysis.layers import LayerPass
 from snode.analysis.rows import pull_back
 from snode.backend import Array, array_namespace, is_array, to_host
 from snode.copying import Portable
+from snode.fields.base import is_shareable
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver
 from snode.predict import check_classes, predict
-from snode.results import IntegrationError, OdeSolution
+from snode.results import OdeSolution
+from snode.threads import map_blocks
 
 __all__ = ["AttackResult", "success_curve"]
 
@@ -184,11 +187,7 @@ class Task:
         if target is not None:
             single = isinstance(target, int | np.integer) and not isinstance(target, bool)
             aim = _labels("target", xp.full_like(labels, target) if single else target, x, C)
-        try:
-            label = predict(field, x, n_classes=C, solver=chosen)
-        except IntegrationError as error:
-            raise _blown_up(field, chosen, x, np.arange(x.shape[1]), error) from None
-        skipped = (label != labels) | (aim == labels)
+        skipped = (predict(field, x, n_classes=C, solver=chosen) != labels) | (aim == labels)
         return cls(
             method, field, x, labels, aim, C, chosen, low, high,
             any_class or target is None, skipped, xp,
@@ -199,34 +198,43 @@ class Task:
         self.n_iter = self.xp.zeros(self.x.shape[1], dtype=np.int64)
         self.n_gradient = self.xp.zeros(self.x.shape[1], dtype=np.int64)
         fast = LayerPass.applies_to(self.field, self.x, self.solver)
-        self.layers = LayerPass(self.field) if fast else None
+        self._is_layered, self._own = fast, threading.local()
+
+    @property
+    def layers(self) -> LayerPass | None:
+        """The fast way through the layers, with the buffers of this thread."""
+        if self._is_layered and not hasattr(self._own, "layers"):
+            self._own.layers = LayerPass(self.field)
+        return getattr(self._own, "layers", None)
 
     @property
     def is_targeted(self) -> bool:
         """Whether every sample has a class to be aimed at."""
         return bool((self.target >= 0).all())
 
-    def solve(self, x: Array, k: Array, *, keep: str = "all") -> OdeSolution | LayerPass:
-        """Solve the direct problem for the samples k; forget the time before.
-
-        With ``keep="all"`` derivatives can follow.
-        """
-        if keep == "all" and self.layers is not None and self.layers.solve(x):
-            return self.layers
-        try:
-            return self.solver.solve(self.field, x, keep=keep)
-        except IntegrationError as error:
-            raise _blown_up(self.field, self.solver, x, to_host(k), error, " moved") from None
+    def solve(self, x: Array) -> OdeSolution | LayerPass:
+        """Solve the direct problem so that derivatives can follow; forget the time before."""
+        layers = self.layers
+        if layers is not None and layers.solve(x):
+            return layers
+        return self.solver.solve(self.field, x)  # which names what is not finite
 
     def blocks(self, size: int) -> Iterator[Array]:
         """Yield the indices of the samples to attack, at most `size` at once.
 
         Twice as many where less than half as much is kept of each.
         """
-        size *= 2 if self.layers is not None else 1
+        size *= 2 if self._is_layered else 1
         chosen = np.flatnonzero(~to_host(self.skipped))
         for start in range(0, len(chosen), size):
             yield self.xp.asarray(chosen[start : start + size])
+
+    def each(
+        self, work: Callable[[Any], None], blocks: Iterable[Any], *, shared: bool = True
+    ) -> None:
+        """Call work(block) for all blocks, several at once where the field allows it."""
+        both = is_shareable(self.field) and self.xp is np
+        map_blocks(work, blocks, shared=shared and both)
 
     def put(self, k: Array, x_adv: Array, n_iter: Any, n_gradient: Any) -> None:
         """Store what was found for the samples `k`."""
@@ -251,25 +259,6 @@ class Task:
             self.fooled(label, self.y, self.target), label, self.target,
             self.n_iter, self.n_gradient, self.y, self.skipped, self.method,
         )  # fmt: skip
-
-
-def _blown_up(
-    field: Any, solver: Solver, x: Array, k: Array, error: IntegrationError, how: str = ""
-) -> IntegrationError:
-    """The same error for one sample, named by its column k of the batch; found by halving."""
-    found = error.solution
-    while x.shape[1] > 1:
-        half = x.shape[1] // 2
-        for part in (slice(None, half), slice(half, None)):
-            columns = array_namespace(x).ascontiguousarray(x[:, part])
-            found = solver.solve(field, columns, keep="last", raise_on_failure=False)
-            if not found.success:
-                x, k = columns, k[part]
-                break
-        else:
-            return error
-    text = f"{found.message} for column {k[0]} of x{how}; attack the others without it"
-    return IntegrationError(replace(found, message=text))
 
 
 # --- directions and sizes -------------------------------------------------------------------------
@@ -324,10 +313,9 @@ def _box(box: Any, x: Array) -> tuple[Any, Any]:
             raise ValueError("box must be given where all entries of x are equal")
         box = (smallest, largest)
     try:
-        with np.errstate(over="ignore"):
-            low, high = (x.dtype.type(float(bound)) for bound in box)
+        low, high = (x.dtype.type(bound) for bound in box)
     except (TypeError, ValueError):
-        raise ValueError(f"box must be (low, high), two numbers; got {box!r}") from None
+        raise ValueError(f"box must be (low, high); got {box!r}") from None
     if not low < high:
         raise ValueError(f"box must be (low, high) with low < high; got {box!r}")
     if smallest < low or largest > high:

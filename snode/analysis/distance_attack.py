@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,24 +124,27 @@ class _Search:
     n_bisections: int
 
     def attack(self, task: Task) -> AttackResult:
-        xp = task.xp
-        for k in task.blocks(SAMPLES_PER_BLOCK):
-            x0 = xp.ascontiguousarray(task.x[:, k])
-            best, smallest = x0.copy(), xp.full(len(k), np.inf)
-            c = xp.full(len(k), self.initial_c)
-            below, above = xp.zeros(len(k)), xp.full(len(k), np.inf)
-            for _ in range(self.n_search):
-                found, size = self.minimize(task, k, x0, c)
-                best = xp.where(size < smallest, found, best)
-                smallest = xp.minimum(size, smallest)
-                won = xp.isfinite(size)
-                above, below = xp.where(won, c, above), xp.where(won, below, c)
-                bounded = xp.isfinite(above)
-                c = xp.where(bounded, (below + xp.where(bounded, above, 0)) / 2, 10 * c)
-            best = self.draw_back(task, k, x0, best)
-            total = self.n_search * self.n_iter
-            task.put(k, best, total, total)
+        task.each(partial(self.find, task), task.blocks(SAMPLES_PER_BLOCK))
         return task.result()
+
+    def find(self, task: Task, k: Array) -> None:
+        """Search the constant c for the samples `k`."""
+        xp = task.xp
+        x0 = xp.ascontiguousarray(task.x[:, k])
+        best, smallest = x0.copy(), xp.full(len(k), np.inf)
+        c = xp.full(len(k), self.initial_c)
+        below, above = xp.zeros(len(k)), xp.full(len(k), np.inf)
+        for _ in range(self.n_search):
+            found, size = self.minimize(task, k, x0, c)
+            best = xp.where(size < smallest, found, best)
+            smallest = xp.minimum(size, smallest)
+            won = xp.isfinite(size)
+            above, below = xp.where(won, c, above), xp.where(won, below, c)
+            bounded = xp.isfinite(above)
+            c = xp.where(bounded, (below + xp.where(bounded, above, 0)) / 2, 10 * c)
+        best = self.draw_back(task, k, x0, best)
+        total = self.n_search * self.n_iter
+        task.put(k, best, total, total)
 
     def minimize(self, task: Task, k: Array, x0: Array, c: Array) -> tuple[Array, Array]:
         """Run Adam; return the nearest point that fools and its distance, inf if there is none."""
@@ -156,7 +160,7 @@ class _Search:
             tanh = xp.tanh(w)
             x = task.clip(middle + half * tanh)
             last = iteration == self.n_iter
-            sol = task.solve(x, k)
+            sol = task.solve(x)
             lead, p = self.lead(task, k, outputs(task.field, sol.x_T))
             size = xp.where(lead <= -self.confidence, norm2(x - x0), np.inf)
             best = xp.where(size < smallest, x, best)
@@ -200,7 +204,7 @@ class _Search:
         for _ in range(self.n_bisections):
             middle = 0.5 * (short + long)
             trial = task.clip(exact + middle * delta)
-            sol = task.solve(trial, k, keep="last")
+            sol = task.solver.solve(task.field, trial, keep="last")
             z = outputs(task.field, sol.x_T)
             won = self.lead(task, k, z)[0] <= -self.confidence - behind(z)
             x = xp.where(won, trial, x)

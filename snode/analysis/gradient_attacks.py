@@ -78,7 +78,8 @@ def fgsm(
     task = Task.of(
         "fgsm", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver
     )  # fmt: skip
-    climb = _Climb(*_ball(eps, norm), step=float(eps), n_iter=1, loss=_loss(cost, task.n_classes))
+    climb = _Climb(*_ball(eps, norm), step=float(eps), n_iter=1, loss=_loss(cost, task.n_classes),
+                   is_shareable=not callable(cost))  # fmt: skip
     return climb.attack(task)
 
 
@@ -165,6 +166,7 @@ def pgd(
         eps, norm, eps / 10 if step is None else step, check_count("n_iter", n_iter),
         _loss(cost, task.n_classes), restarts=restarts, keep_best=bool(keep_best),
         generator=np.random.default_rng(rng) if random_start else None,
+        is_shareable=not callable(cost),
     )  # fmt: skip
     return climb.attack(task)
 
@@ -182,34 +184,50 @@ class _Climb:
     restarts: int = 1
     keep_best: bool = False
     generator: np.random.Generator | None = None
+    is_shareable: bool = True  # not with a cost of the user
 
     def attack(self, task: Task) -> AttackResult:
-        for k in task.blocks(SAMPLES_PER_BLOCK):
-            best, score = None, None
-            for _ in range(self.restarts):
-                for x, new in self.visit(task, k):
-                    if best is None or score is None:
-                        best, score = x, new
-                        continue
-                    better = (new[0] & ~score[0]) | ((new[0] == score[0]) & (new[1] > score[1]))
-                    best = task.xp.where(better, x, best)
-                    score = (new[0] | score[0], task.xp.where(better, new[1], score[1]))
-            total = self.n_iter * self.restarts
-            task.put(k, best, total, total)
+        # the starts are drawn here, in the order of the blocks: threads do not change them
+        started = ((k, self.starts(task, k)) for k in task.blocks(SAMPLES_PER_BLOCK))
+        task.each(lambda pair: self.climb(task, *pair), started, shared=self.is_shareable)
         return task.result()
 
-    def visit(self, task: Task, k: Array) -> Iterator[tuple[Array, tuple[Array, Array]]]:
+    def starts(self, task: Task, k: Array) -> list[Any]:
+        """Return the perturbation that each restart begins with; None: none."""
+        if self.generator is None:
+            return [None] * self.restarts
+        shape = (task.x.shape[0], len(k))
+        eps = float(_round_down(self.eps, task.x.dtype))
+        return [_draw(self.generator, shape, eps, self.norm) for _ in range(self.restarts)]
+
+    def climb(self, task: Task, k: Array, starts: list[Any]) -> None:
+        """Keep the best point of all restarts."""
+        best, score = None, None
+        for start in starts:
+            for x, new in self.visit(task, k, start):
+                if best is None or score is None:
+                    best, score = x, new
+                    continue
+                better = (new[0] & ~score[0]) | ((new[0] == score[0]) & (new[1] > score[1]))
+                best = task.xp.where(better, x, best)
+                score = (new[0] | score[0], task.xp.where(better, new[1], score[1]))
+        total = self.n_iter * self.restarts
+        task.put(k, best, total, total)
+
+    def visit(
+        self, task: Task, k: Array, start: Any
+    ) -> Iterator[tuple[Array, tuple[Array, Array]]]:
         """Yield points that count, whether they fool, and their cost (its negative, if aimed)."""
         xp = task.xp
         ball = _Ball(xp.ascontiguousarray(task.x[:, k]), self.eps, self.norm, task)
         aimed = not task.any_class
         labels, sign = (task.target[k], -1.0) if aimed else (task.y[k], 1.0)
         x = ball.x0
-        if self.generator is not None:
-            x = ball.project(x + xp.asarray(ball.draw(self.generator)))
+        if start is not None:
+            x = ball.project(x + xp.asarray(start))
         for iteration in range(self.n_iter + 1):
             last = iteration == self.n_iter
-            sol = task.solve(x, k)
+            sol = task.solve(x)
             z = outputs(task.field, sol.x_T)
             value, p = self.loss(z, labels)
             if last or self.keep_best:
@@ -272,14 +290,17 @@ class _Ball:
         usable = (size > 0) & xp.isfinite(size)
         return units(gradient, size, usable)
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        """Return a uniformly distributed perturbation."""
-        n, m = self.x0.shape
-        if self.norm == "inf":
-            return generator.uniform(-float(self.eps), float(self.eps), (n, m))
-        normal = generator.standard_normal((n, m))
-        radius = float(self.eps) * generator.uniform(size=m) ** (1 / n)
-        return np.asarray(normal / np.linalg.norm(normal, axis=0) * radius)
+
+def _draw(
+    generator: np.random.Generator, shape: tuple[int, int], eps: float, norm: str
+) -> np.ndarray[Any, Any]:
+    """Return uniformly distributed perturbations of a ball."""
+    n, m = shape
+    if norm == "inf":
+        return generator.uniform(-eps, eps, shape)
+    normal = generator.standard_normal(shape)
+    radius = eps * generator.uniform(size=m) ** (1 / n)
+    return np.asarray(normal / np.linalg.norm(normal, axis=0) * radius)
 
 
 def _ball(eps: float, norm: str) -> tuple[float, str]:

@@ -191,9 +191,8 @@ def deepfool(
     overshoot = check_number("overshoot", overshoot, least=0)
     n_iter = check_count("n_iter", n_iter)
     task = Task.of("deepfool", field, x, y, box=box, n_classes=n_classes, solver=solver)
-    # where all outputs are zero there is no rounding of theirs to step over
-    least = 4 * float(np.finfo(x.dtype).eps) * _extent(task)
-    for k in task.blocks(max(1, COLUMNS_PER_BLOCK // task.n_classes)):
+
+    def leap(k: Array) -> None:
         block = _Block(task, k)
         for _ in range(n_iter):
             block.stop(block.fooled(block.outputs()))
@@ -201,20 +200,15 @@ def deepfool(
                 break
             z, rows = block.rows()
             v, gap, length = _aim(z, rows, block.labels, 1.0, "additive", margin=0.0)
-            behind_it = task.xp.maximum(behind(z.astype(x.dtype)), least * length)
-            gap = task.xp.maximum(gap, 0) + behind_it
+            gap = task.xp.maximum(gap, 0) + behind(z.astype(x.dtype))
             j, usable = _nearest(gap, length, block.labels)
             unit = units(_pick(v, j), _pick(length, j), usable)
             block.move(unit * task.xp.where(usable, (1 + overshoot) * _pick(gap, j), 0)
                        / task.xp.where(usable, _pick(length, j), 1))  # fmt: skip
         task.put(k, block.x, block.n_iter, block.n_iter * task.n_classes)
+
+    task.each(leap, task.blocks(max(1, COLUMNS_PER_BLOCK // task.n_classes)))
     return task.result()
-
-
-def _extent(task: Task) -> float:
-    """The size of inputs: the larger end of the box, 1 where it is infinite."""
-    size = max(abs(float(task.low)), abs(float(task.high)))
-    return size if np.isfinite(size) else 1.0
 
 
 def _margin(margin: float, kind: str) -> float:
@@ -232,8 +226,8 @@ def _margin(margin: float, kind: str) -> float:
 class _Block:
     """Some samples of a task, where they are now, and which of them still move."""
 
-    def __init__(self, task: Task, k: Array) -> None:
-        xp = task.xp
+    def __init__(self, task: Task, k: Array, generator: Any = None) -> None:
+        xp, self.generator = task.xp, generator
         self.task, self.k = task, k
         self.x0 = xp.ascontiguousarray(task.x[:, k])
         self.x = self.x0.copy()
@@ -249,7 +243,7 @@ class _Block:
     def outputs(self) -> Array:
         """Solve the direct problem; return the outputs that are classes, in float64."""
         x = self.task.xp.ascontiguousarray(self.x[:, self.alive])
-        self.sol = self.task.solve(x, self.k[self.alive])
+        self.sol = self.task.solve(x)
         z = outputs(self.task.field, self.sol.x_T)[: self.task.n_classes]
         return z.astype(np.float64)
 
@@ -306,13 +300,15 @@ class _Walk:
 
     def attack(self, task: Task) -> AttackResult:
         solves = 1 if task.is_targeted else task.n_classes
-        for k in task.blocks(max(1, min(SAMPLES_PER_BLOCK, COLUMNS_PER_BLOCK // solves))):
-            self.walk(task, _Block(task, k), solves)
+        blocks = task.blocks(max(1, min(SAMPLES_PER_BLOCK, COLUMNS_PER_BLOCK // solves)))
+        # a generator for each block: which of them is done first must not matter
+        seeded = ((k, np.random.default_rng(self.generator.integers(2**63))) for k in blocks)
+        task.each(lambda pair: self.walk(task, *pair, solves=solves), seeded)
         return task.result()
 
-    def walk(self, task: Task, block: _Block, solves: int) -> None:
+    def walk(self, task: Task, k: Array, generator: np.random.Generator, *, solves: int) -> None:
         """Keep the nearest point that fools; i stays the class of the start."""
-        xp = task.xp
+        xp, block = task.xp, _Block(task, k, generator)
         best, smallest = block.x.copy(), xp.full(len(block.k), np.inf)
         for iteration in range(self.n_iter + 1):
             fooled = block.fooled(block.outputs())
@@ -344,7 +340,7 @@ class _Walk:
         unit = units(v, length, usable)
         lost = int((~usable).sum())
         if lost:
-            draws = self.generator.standard_normal((unit.shape[0], lost))
+            draws = block.generator.standard_normal((unit.shape[0], lost))
             draws /= np.linalg.norm(draws, axis=0)
             unit[:, ~usable] = task.xp.asarray(draws)
         return unit.astype(v.dtype)

@@ -15,7 +15,7 @@ from snode import runs
 from snode.cli.console import app, friendly, new_table, out
 from snode.cli.options import noise_levels
 from snode.cli.samples import accuracy_rows, final_numbers, load_model, model_path
-from snode.training.hotpath import check_threads
+from snode.threads import default_threads
 
 
 @app.command()
@@ -56,7 +56,7 @@ def info(
 ) -> None:
     """Print versions, BLAS, threads and GPU."""
     environment = runs.environment()
-    environment["threads"] = check_threads(None)
+    environment["threads"], environment["threads_from"] = default_threads()
     if as_json:
         sys.stdout.write(json.dumps(environment, indent=2) + "\n")
         return

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from snode import plotting
 from snode.cli.console import err, out
+from snode.io import replacing
 
 
 def write_results(
@@ -19,7 +20,8 @@ def write_results(
 ) -> None:
     """Write arrays and figure beside each other, and say where."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(f"{prefix}.npz", **arrays)
+    with replacing(f"{prefix}.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     plotting.figure_of(*draw).savefig(f"{prefix}.png", dpi=110)
     if not quiet:
         written = f"wrote {prefix}.npz, {prefix}.png"

@@ -24,7 +24,7 @@ from snode.cli.options import encoding_pair, noise_levels, read_activation
 from snode.cli.samples import TOYS, accuracy_rows, final_numbers, load_data
 from snode.fields.layer import StandaloneField
 from snode.results import Status
-from snode.training.hotpath import check_threads
+from snode.threads import check_threads
 
 
 @dataclass(frozen=True)

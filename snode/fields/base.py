@@ -94,6 +94,15 @@ class Readout(Protocol):
         """Return z_x^T p, shape (n, m), and add z_theta^T p to the arrays of `into` in place."""
 
 
+def is_shareable(field: Any) -> bool:
+    """Return True if several threads may use the field at once.
+
+    Not where a function of a user takes part: it may work in one buffer again and again.
+    """
+    own = type(field).__module__.startswith("snode.")
+    return own and bool(getattr(type(field), "is_shareable", False) and field.is_shareable)
+
+
 def has_readout(field: Any) -> bool:
     """Return True if the cost acts on ``field.readout(x_T)``."""
     return hasattr(field, "readout")

@@ -10,7 +10,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
 from snode.copying import Portable
-from snode.fields.base import Linearization, Parameters, read_only
+from snode.fields.base import Linearization, Parameters, is_shareable, read_only
 
 __all__ = ["Classifier"]
 
@@ -241,6 +241,11 @@ class Classifier(Portable):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._field, name)
+
+    @property
+    def is_shareable(self) -> bool:
+        """True if several threads may use the field at once: no function of a user in it."""
+        return is_shareable(self._field)
 
     def __repr__(self) -> str:
         return f"Classifier({self._field!r}, n_outputs={self.n_outputs})"

@@ -261,6 +261,11 @@ class StandaloneField(Portable):
         """float32 or float64."""
         return self.W.dtype
 
+    @property
+    def is_shareable(self) -> bool:
+        """True if several threads may use the field at once: no function of a user in it."""
+        return self._activation.fusable
+
     def __repr__(self) -> str:
         return (
             f"StandaloneField(n={self.n}, T={self.T:g}, n_layers={self.n_layers}, "

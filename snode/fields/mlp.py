@@ -291,6 +291,11 @@ class MLPField(Portable):
         """float32 or float64."""
         return self._parameters["W1"].dtype
 
+    @property
+    def is_shareable(self) -> bool:
+        """True if several threads may use the field at once: no function of a user in it."""
+        return self._activation.fusable and self._output_activation.fusable
+
     def __repr__(self) -> str:
         return (
             f"MLPField(widths={self._widths}, T={self._T:g}, n_layers={self.n_layers}, "

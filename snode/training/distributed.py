@@ -28,9 +28,10 @@ import numpy as np
 
 from snode.backend import Array, single_threaded_blas
 from snode.ode.problems import Solver
+from snode.threads import check_threads
 from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
 from snode.training.gradients import EULER, FieldProblem, moved
-from snode.training.hotpath import Workspace, check_threads
+from snode.training.hotpath import Workspace
 from snode.training.innerproducts import Euclidean, InnerProduct
 from snode.training.ncg import make_problem
 

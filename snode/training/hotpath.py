@@ -20,7 +20,6 @@ Equal to `FieldProblem` to rounding (a test says so); what differs is speed and 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ import numpy as np
 from snode.backend import Array, single_threaded_blas
 from snode.fields.depth import Gram
 from snode.fields.layer import StandaloneField
+from snode.threads import check_threads
 from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
 from snode.training.gradients import Dots, check_data
 from snode.training.innerproducts import InnerProduct, as_inner_product
@@ -96,15 +96,6 @@ def _quietly(task: Callable[[int], Any], i: int) -> Any:
     # NumPy's error state is per thread; what overflows here shows in the cost, which is checked
     with np.errstate(over="ignore", invalid="ignore"):
         return task(i)
-
-
-def check_threads(threads: int | None) -> int:
-    """Return the number of threads; all cores for None."""
-    if threads is None:
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0))
-        return os.cpu_count() or 1
-    return _positive("threads", threads)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,11 +27,12 @@ from snode.ode.problems import Solver, as_solver, check_choice, check_state
 from snode.predict import accuracy
 from snode.progress import Callback, bar, check_callback, tell
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
+from snode.threads import check_threads, thread_limit
 from snode.training.costs import Cost, default_cost
 from snode.training.distributed import DistributedProblem, Team
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
 from snode.training.gradients import EULER, check_data
-from snode.training.hotpath import Workspace, check_block_size, check_threads
+from snode.training.hotpath import Workspace, check_block_size
 from snode.training.innerproducts import InnerProduct, as_inner_product
 from snode.training.ncg import (
     CG_RULES,
@@ -559,10 +560,11 @@ class _Training:
             return math.nan
         first = slice(self.eval_samples)
         try:
-            return accuracy(
-                self.field, x[:, first], y[first],
-                n_classes=self.cost.n_classes, solver=self.options.solver,
-            )  # fmt: skip
+            with thread_limit(self.options.threads):
+                return accuracy(
+                    self.field, x[:, first], y[first],
+                    n_classes=self.cost.n_classes, solver=self.options.solver,
+                )  # fmt: skip
         except IntegrationError:
             return math.nan
 

@@ -23,10 +23,10 @@ from snode.backend import single_threaded_blas, to_host
 from snode.copying import Portable
 from snode.io import load, read_json, replacing, save
 from snode.results import ModelFormatError, Status
+from snode.threads import check_threads
 from snode.training.costs import Cost
 from snode.training.distributed import check_client, submit, wait_for_any, workers_of
 from snode.training.gradients import check_data
-from snode.training.hotpath import check_threads
 from snode.training.loop import as_split, field_identity, train
 
 __all__ = ["SweepResult", "SweepRow", "sweep"]
