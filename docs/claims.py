@@ -1,13 +1,15 @@
-"""Directives ``claims`` and ``attack-table``: recorded runs of ``demos/results`` as tables."""
+"""Directives ``claims``, ``attack-table``, ``sklearn-table``: recorded runs as tables."""
 
 import json
 from pathlib import Path
+from statistics import mean, pstdev
 from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 
 RESULTS = Path(__file__).parent.parent / "demos" / "results"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def read(directive):
@@ -72,7 +74,23 @@ class AttackTable(Directive):
         return [make_table(head, rows, (30, 25, 15, 15, 15))]
 
 
+class SklearnTable(Directive):
+    """Accuracies of ``benchmarks/results/tables.json``: our classifier beside scikit-learn's."""
+
+    def run(self):
+        file = BENCHMARKS / "tables.json"
+        self.state.document.settings.record_dependencies.add(str(file))
+        rows = []
+        for table, found in json.loads(file.read_text())["results"].items():
+            for name, scores in found["accuracy"].items():
+                spread = f"{100 * mean(scores):.1f} ± {100 * pstdev(scores):.1f}"
+                rows.append((table, name, spread, f"{found['seconds'][name]:.2f}"))
+        head = ("table", "estimator", "accuracy in %, mean and spread of seeds", "seconds a fit")
+        return [make_table(head, rows, (22, 28, 30, 20))]
+
+
 def setup(app):
     app.add_directive("claims", Claims)
     app.add_directive("attack-table", AttackTable)
+    app.add_directive("sklearn-table", SklearnTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,6 +38,7 @@ FLOORS = {
     "runs": 5,
     "reproduce": 5,
     "interop": 5,
+    "sklearn": 5,
     "cli": 6,
     "__main__": 6,
 }
@@ -53,6 +54,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli", "progress"},
     "art": {"interop"},
+    "sklearn": {"sklearn"},
     "dask": {"training"},
     "distributed": {"training"},
 }
