@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as entry
 from typing import Any
 
@@ -18,7 +18,7 @@ from snode.fields.base import is_shareable
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver
 from snode.predict import check_classes, predict
-from snode.results import OdeSolution
+from snode.results import IntegrationError, OdeSolution
 from snode.threads import map_blocks
 
 __all__ = ["AttackResult", "success_curve"]
@@ -187,7 +187,11 @@ class Task:
         if target is not None:
             single = isinstance(target, int | np.integer) and not isinstance(target, bool)
             aim = _labels("target", xp.full_like(labels, target) if single else target, x, C)
-        skipped = (predict(field, x, n_classes=C, solver=chosen) != labels) | (aim == labels)
+        try:
+            label = predict(field, x, n_classes=C, solver=chosen)
+        except IntegrationError as error:
+            raise _blown_up(field, chosen, x, np.arange(x.shape[1]), error) from None
+        skipped = (label != labels) | (aim == labels)
         return cls(
             method, field, x, labels, aim, C, chosen, low, high,
             any_class or target is None, skipped, xp,
@@ -212,12 +216,18 @@ class Task:
         """Whether every sample has a class to be aimed at."""
         return bool((self.target >= 0).all())
 
-    def solve(self, x: Array) -> OdeSolution | LayerPass:
-        """Solve the direct problem so that derivatives can follow; forget the time before."""
-        layers = self.layers
+    def solve(self, x: Array, k: Array, *, keep: str = "all") -> OdeSolution | LayerPass:
+        """Solve the direct problem for the samples k; forget the time before.
+
+        With ``keep="all"`` derivatives can follow.
+        """
+        layers = self.layers if keep == "all" else None
         if layers is not None and layers.solve(x):
             return layers
-        return self.solver.solve(self.field, x)  # which names what is not finite
+        try:
+            return self.solver.solve(self.field, x, keep=keep)
+        except IntegrationError as error:
+            raise _blown_up(self.field, self.solver, x, to_host(k), error, " moved") from None
 
     def blocks(self, size: int) -> Iterator[Array]:
         """Yield the indices of the samples to attack, at most `size` at once.
@@ -259,6 +269,25 @@ class Task:
             self.fooled(label, self.y, self.target), label, self.target,
             self.n_iter, self.n_gradient, self.y, self.skipped, self.method,
         )  # fmt: skip
+
+
+def _blown_up(
+    field: Any, solver: Solver, x: Array, k: Array, error: IntegrationError, how: str = ""
+) -> IntegrationError:
+    """The same error for one sample, named by its column k of the batch; found by halving."""
+    found = error.solution
+    while x.shape[1] > 1:
+        half = x.shape[1] // 2
+        for part in (slice(None, half), slice(half, None)):
+            columns = array_namespace(x).ascontiguousarray(x[:, part])
+            found = solver.solve(field, columns, keep="last", raise_on_failure=False)
+            if not found.success:
+                x, k = columns, k[part]
+                break
+        else:
+            return error
+    text = f"{found.message} for column {k[0]} of x{how}; attack the others without it"
+    return IntegrationError(replace(found, message=text))
 
 
 # --- directions and sizes -------------------------------------------------------------------------
@@ -313,9 +342,10 @@ def _box(box: Any, x: Array) -> tuple[Any, Any]:
             raise ValueError("box must be given where all entries of x are equal")
         box = (smallest, largest)
     try:
-        low, high = (x.dtype.type(bound) for bound in box)
+        with np.errstate(over="ignore"):
+            low, high = (x.dtype.type(float(bound)) for bound in box)
     except (TypeError, ValueError):
-        raise ValueError(f"box must be (low, high); got {box!r}") from None
+        raise ValueError(f"box must be (low, high), two numbers; got {box!r}") from None
     if not low < high:
         raise ValueError(f"box must be (low, high) with low < high; got {box!r}")
     if smallest < low or largest > high:

@@ -160,7 +160,7 @@ class _Search:
             tanh = xp.tanh(w)
             x = task.clip(middle + half * tanh)
             last = iteration == self.n_iter
-            sol = task.solve(x)
+            sol = task.solve(x, k)
             lead, p = self.lead(task, k, outputs(task.field, sol.x_T))
             size = xp.where(lead <= -self.confidence, norm2(x - x0), np.inf)
             best = xp.where(size < smallest, x, best)
@@ -204,7 +204,7 @@ class _Search:
         for _ in range(self.n_bisections):
             middle = 0.5 * (short + long)
             trial = task.clip(exact + middle * delta)
-            sol = task.solver.solve(task.field, trial, keep="last")
+            sol = task.solve(trial, k, keep="last")
             z = outputs(task.field, sol.x_T)
             won = self.lead(task, k, z)[0] <= -self.confidence - behind(z)
             x = xp.where(won, trial, x)

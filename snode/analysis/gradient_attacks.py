@@ -227,7 +227,7 @@ class _Climb:
             x = ball.project(x + xp.asarray(start))
         for iteration in range(self.n_iter + 1):
             last = iteration == self.n_iter
-            sol = task.solve(x)
+            sol = task.solve(x, k)
             z = outputs(task.field, sol.x_T)
             value, p = self.loss(z, labels)
             if last or self.keep_best:

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from snode.analysis.attack_result import behind, check_count, norm2
+from snode.analysis.attack_result import check_count, norm2
 from snode.analysis.growth_rates import Layers, Rates
+from snode.analysis.rounding import Spread, gamma, spread_of_euler
 from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.backend import Array, array_namespace, follow, is_array, single_threaded_blas, to_host
 from snode.copying import Portable
@@ -195,8 +196,8 @@ class CertifiedRadius(Portable):
     Attributes
     ----------
     radius : float64 array (m,)
-        In the 2-norm; every perturbation that is shorter leaves the class as it is. 0 for samples
-        that are misclassified.
+        In the 2-norm; every perturbation that is shorter leaves the class that `predict` computes
+        as it is. 0 for samples that are misclassified.
     margin : float64 array (m,)
         Smallest lead of the class over another one, in the outputs; negative for samples that are
         misclassified.
@@ -285,10 +286,23 @@ def certified_radius(
 
     As :math:`|V_i - V_j| \le \sqrt2\, |V|_2`, this is never less than
     :math:`\min_j (z_i - z_j) / (\sqrt2 |V|_2 L)`. Without a read-out, V is the first rows of the
-    identity and :math:`|V_i - V_j| = \sqrt 2`. From each lead the rounding error of the outputs is
-    taken off (64 times the precision of the dtype, relative to the largest output). That is a
-    heuristic: the guarantee is for exact arithmetic, and the rounding inside of a network with
-    many layers in float32 is not bounded rigorously.
+    identity and :math:`|V_i - V_j| = \sqrt 2`.
+
+    *Rounding.* For "euler" the guarantee is for what is *computed*: the class that `predict` gives
+    to an array ``x + delta``, in any batch, does not change if its distance from x is less than
+    `radius`. The computed states differ by at most :math:`G |\delta| + P` with G a little more than
+    L and P a running bound of the rounding errors of both passes, valid inside of the whole ball;
+    with :math:`\rho_i = \gamma (|V_i|\, |x(T)| + |c_i|)` for the outputs,
+
+    .. math:: r = \min_{j \ne i} \frac{z_i - z_j - 2 (\rho_i + \rho_j) - v_{ij} P}{v_{ij} G},
+              \qquad v_{ij} = |V_i - V_j| + \gamma (|V_i| + |V_j|) .
+
+    The derivation is in :doc:`/contractivity_proofs`. It assumes IEEE arithmetic with sums in any
+    order, and activations that are right to 16 roundings of their argument and value (the built-in
+    ones are). In float32 and for large n the worst case that is bounded is far from what happens,
+    and small leads are lost to it. For "ode45" and "ode23" the rounding of the outputs is bounded
+    in the same way, while that of x(T), like the error of the solver, is not: 64 times the
+    precision is taken off, which is a heuristic.
 
     References
     ----------
@@ -310,17 +324,17 @@ def certified_radius(
     if C < 2:
         raise ValueError(f"n_classes must be at least 2; got {C}")
     growth = _growth(field, kind, method, growth)
-    z, slack = _outputs(field, x, chosen, C)
+    spread = _spread(field, x, chosen, growth)
+    z, error = _outputs(field, spread.x_T, C)
     label = z.argmax(axis=0)
     kept = label if y is None else _labels(y, x.shape[1], C)
     k = np.arange(z.shape[1])
     lead = z[kept, k] - z
     lead[kept, k] = np.inf
-    V = to_host(field.V).astype(np.float64) if has_readout(field) else np.eye(C, field.n)
-    distance = np.linalg.norm(V[:, None] - V, axis=2)[kept].T * (1 + 4 * field.n * EPS)
-    usable = lead - slack
+    distance = _distances(field, C)[kept].T
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        radius = np.where(usable > 0, usable / (distance * growth.factor[-1]), 0.0)
+        usable = lead * (1 - 4 * EPS) - 2 * (error[kept, k] + error) - distance * spread.offset
+        radius = np.where(usable > 0, usable / (distance * spread.gain) * (1 - 16 * EPS), 0.0)
     radius[kept, k] = np.inf
     smallest, margin, label, kept = follow((radius.min(axis=0), lead.min(axis=0), label, kept), x)
     return CertifiedRadius(smallest, margin, label, kept, growth)
@@ -475,18 +489,46 @@ def _growth(field: Any, kind: str, method: str, growth: GrowthBound | None) -> G
     return growth
 
 
-def _outputs(field: Any, x: Array, solver: Solver, n_classes: int) -> tuple[Array, Array]:
-    """Outputs that are classes, in float64 on the host, and what rounding may do to a lead."""
+def _spread(field: Any, x: Array, solver: Solver, growth: GrowthBound) -> Spread:
+    """The states at T, and how far those of perturbed inputs can be from them."""
+    if growth.kind == "euler":
+        with np.errstate(over="ignore"):
+            steps = np.exp(growth.upper * np.diff(growth.ends)) * (1 + 8 * EPS)
+        return spread_of_euler(Layers.of(field), steps, field, x)
     xp = array_namespace(x)
 
-    def solve(start: int) -> tuple[Array, Array]:
+    def end(start: int) -> Array:
         columns = xp.ascontiguousarray(x[:, start : start + BLOCK])
-        part = outputs(field, solver.solve(field, columns, keep="last").x_T)[:n_classes]
-        return to_host(part).astype(np.float64), to_host(behind(part))
+        return solver.solve(field, columns, keep="last").x_T
 
     starts = range(0, x.shape[1], BLOCK)
-    z, slack = zip(*map_blocks(solve, starts, shared=is_shareable(field) and xp is np), strict=True)
-    return np.concatenate(z, axis=1), np.concatenate(slack)
+    ends = map_blocks(end, starts, shared=is_shareable(field) and xp is np)
+    x_T = xp.concatenate(ends, axis=1)
+    heuristic = 64 * float(np.finfo(x_T.dtype).eps)
+    size = np.linalg.norm(to_host(x_T).astype(np.float64), axis=0)
+    return Spread(x_T, float(growth.factor[-1]) * (1 + heuristic), heuristic * size)
+
+
+def _outputs(field: Any, x_T: Array, n_classes: int) -> tuple[Array, Array]:
+    """Outputs that are classes, in float64 on the host, and a bound of their rounding errors."""
+    z = to_host(outputs(field, x_T)[:n_classes]).astype(np.float64)
+    if not has_readout(field):
+        return z, np.zeros_like(z)
+    V, c = (np.abs(to_host(p)).astype(np.float64) for p in (field.V, field.c))
+    size = V @ np.abs(to_host(x_T)).astype(np.float64) + c[:, None]
+    tiny = float(np.finfo(x_T.dtype).tiny) * field.n
+    return z, 1.01 * gamma(field.n + 4, x_T.dtype) * size + tiny
+
+
+def _distances(field: Any, n_classes: int) -> Array:
+    """How fast the computed lead of i over j falls with the states, (C, C)."""
+    if not has_readout(field):
+        V = np.eye(n_classes, field.n)
+        return np.linalg.norm(V[:, None] - V, axis=2) * (1 + 4 * EPS)
+    V = to_host(field.V).astype(np.float64)
+    length = np.linalg.norm(V, axis=1)
+    error = 1.01 * gamma(field.n + 4, field.V.dtype) * (length[:, None] + length)
+    return np.linalg.norm(V[:, None] - V, axis=2) * (1 + 4 * field.n * EPS) + error
 
 
 def _labels(y: Any, m: int, n_classes: int) -> Array:

@@ -191,6 +191,8 @@ def deepfool(
     overshoot = check_number("overshoot", overshoot, least=0)
     n_iter = check_count("n_iter", n_iter)
     task = Task.of("deepfool", field, x, y, box=box, n_classes=n_classes, solver=solver)
+    # where all outputs are zero there is no rounding of theirs to step over
+    least = 4 * float(np.finfo(x.dtype).eps) * _extent(task)
 
     def leap(k: Array) -> None:
         block = _Block(task, k)
@@ -200,7 +202,8 @@ def deepfool(
                 break
             z, rows = block.rows()
             v, gap, length = _aim(z, rows, block.labels, 1.0, "additive", margin=0.0)
-            gap = task.xp.maximum(gap, 0) + behind(z.astype(x.dtype))
+            behind_it = task.xp.maximum(behind(z.astype(x.dtype)), least * length)
+            gap = task.xp.maximum(gap, 0) + behind_it
             j, usable = _nearest(gap, length, block.labels)
             unit = units(_pick(v, j), _pick(length, j), usable)
             block.move(unit * task.xp.where(usable, (1 + overshoot) * _pick(gap, j), 0)
@@ -209,6 +212,12 @@ def deepfool(
 
     task.each(leap, task.blocks(max(1, COLUMNS_PER_BLOCK // task.n_classes)))
     return task.result()
+
+
+def _extent(task: Task) -> float:
+    """The size of inputs: the larger end of the box, 1 where it is infinite."""
+    size = max(abs(float(task.low)), abs(float(task.high)))
+    return size if np.isfinite(size) else 1.0
 
 
 def _margin(margin: float, kind: str) -> float:
@@ -243,7 +252,7 @@ class _Block:
     def outputs(self) -> Array:
         """Solve the direct problem; return the outputs that are classes, in float64."""
         x = self.task.xp.ascontiguousarray(self.x[:, self.alive])
-        self.sol = self.task.solve(x)
+        self.sol = self.task.solve(x, self.k[self.alive])
         z = outputs(self.task.field, self.sol.x_T)[: self.task.n_classes]
         return z.astype(np.float64)
 

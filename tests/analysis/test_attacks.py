@@ -822,3 +822,57 @@ def test_option_errors(function, options, match, make_field):
     x, y = inputs(field, 2)
     with pytest.raises((ValueError, TypeError), match=match):
         function(field, x, y, **{"n_classes": 3, "box": (-1, 0)} | options)
+
+
+# --- small things users met -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "leaky_relu"])
+@pytest.mark.parametrize("readout", [True, False])
+def test_deepfool_leaves_a_boundary_where_all_outputs_are_zero(dtype, activation, readout):
+    rng = np.random.default_rng(0)
+    W = (0.5 * rng.standard_normal((3, 4, 4))).astype(dtype)
+    field = snode.StandaloneField(W, np.zeros((3, 4), dtype), 1.0, activation=activation)
+    field = snode.Classifier.random(field, 3, rng=1) if readout else field
+    x = np.zeros((4, 2), dtype)  # a black image
+    y = snode.predict(field, x, n_classes=3)
+    found = snode.deepfool(field, x, y, box=(0, 1), n_classes=3)
+    assert found.success.all()
+    assert found.norm2.max() < 100 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    "box", [(np.zeros(4), np.ones(4)), ([0.0], [1.0]), (0,), (0, 1, 2), "ab", 3, (None, 1), (1j, 2)]
+)
+def test_a_box_must_be_two_numbers(box):
+    field = snode.StandaloneField.random(4, 1.0, 3, rng=0)
+    x, y = np.full((4, 2), 0.5), np.zeros(2, int)
+    for attack in (
+        lambda: snode.deepfool(field, x, y, box=box, n_classes=2),
+        lambda: snode.fgsm(field, x, y, eps=0.1, box=box, n_classes=2),
+        lambda: snode.carlini_wagner(field, x, y, box=box, n_classes=2),
+    ):
+        with pytest.raises(ValueError, match=r"box must be \(low, high\), two numbers; got"):
+            attack()
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_a_sample_that_blows_up_is_named(bad):
+    cube = snode.Activation("cube", lambda a: a**3, lambda a: 3 * a * a, (0.0, np.inf))
+    field = snode.StandaloneField(np.full((3, 2, 2), 2.0), np.zeros((3, 2)), 1.0, activation=cube)
+    x = np.full((2, 5), 1e-3) * [[2.0], [1.0]]
+    x[:, bad] *= 1e25
+    y = np.zeros(5, int)
+    for attack, options in (
+        (snode.sensitivity_attack, {"step": 1e30}),
+        (snode.pgd, {"eps": 1e30}),
+        (snode.deepfool, {"overshoot": 1e40}),
+    ):
+        box = (-1e60, 1e60)
+        with pytest.raises(snode.IntegrationError, match=f"not finite .* for column {bad} of x;"):
+            attack(field, x, y, box=box, n_classes=2, **options)
+    others = np.delete(x, bad, axis=1)
+    with pytest.raises(snode.IntegrationError, match=r"for column \d of x moved;") as failed:
+        snode.sensitivity_attack(field, others, y[1:], step=1e50, box=box, n_classes=2)
+    assert not failed.value.solution.success
