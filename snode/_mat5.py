@@ -25,14 +25,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from snode._expansion import DEFLATE_LIMIT, NUMBER, Budget
+
 __all__ = ["MatFile", "MatFileError"]
 
-MAX_BYTES = 2**31
-"""What a small file may expand to; the format cannot hold a larger variable."""
-
-_DEFLATE_LIMIT = 1032  # no deflate stream expands by more than this factor
 _PROBE = 1024  # flags, at most 32 dimensions and a name fit well into this
-_ENTRY = 4096  # counted for each array: the file needs 56 bytes for one, Python far more
+_ENTRY = 8192  # counted for each array: the file needs 56 bytes for one, Python far more
 _INT32, _UINT32, _MATRIX, _COMPRESSED = 5, 6, 14, 15
 _STORED = {
     **{1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"},
@@ -104,14 +102,14 @@ class _Variable:
 class MatFile:
     """The variables of an open file: their heads are read at once, their values on demand.
 
-    Memory is bounded by `MAX_BYTES` plus ten times the size of the file. Whatever is wrong with
-    the content is a `MatFileError`.
+    Memory is bounded by what `snode._expansion` allows for the size of the file, and `more`.
+    Whatever is wrong with the content is a `MatFileError`.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, more: int = 0) -> None:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        self._budget = MAX_BYTES + 10 * self._size
+        self._budget = Budget(self._size, "save it with -v6", more)
         self._order = _byte_order(self._read(0, 520))
         self._variables: dict[str, _Variable] = {}
         with _naming("damaged"):
@@ -195,25 +193,17 @@ class MatFile:
         """
         stream = zlib.decompressobj()
         kind, size = struct.unpack(self._order + "II", stream.decompress(packed, 8))
-        most = _DEFLATE_LIMIT * len(packed)
+        most = DEFLATE_LIMIT * len(packed)
         if head.kind != "cell":
             most = min(most, _PROBE + 8 * head.size)
         if kind != _MATRIX or not 0 < size <= most:
             raise ValueError(f"damaged: a compressed element of type {kind} claims {size} bytes")
-        self._spend(size)
+        self._budget.spend(size)
         body = stream.decompress(stream.unconsumed_tail, size)
         rest = stream.decompress(stream.unconsumed_tail, 1)  # compares the checksum, too
         if rest or len(body) < size or not stream.eof:
             raise ValueError(f"truncated or damaged: {size} bytes are expected")
         return body
-
-    def _spend(self, size: int) -> None:
-        self._budget -= size
-        if self._budget < 0:
-            raise ValueError(
-                "expands far beyond the size of the file, as a decompression bomb does; if it is "
-                "genuine, save it with -v6"
-            )
 
     # --- from the body of a matrix ----------------------------------------------------------------
 
@@ -270,7 +260,7 @@ class MatFile:
         fits = np.can_cast(stored, dtype, "safe" if stored.kind == "f" else "same_kind")
         if not fits and dtype.kind != "b":
             raise ValueError(f"damaged: values of {dtype} stored as {stored}")
-        self._spend(dtype.itemsize * head.size + _ENTRY)
+        self._budget.spend((dtype.itemsize + NUMBER) * head.size + _ENTRY)
         values = np.frombuffer(data, stored).reshape(head.shape, order="F")
         with np.errstate(invalid="ignore"):  # signalling NaNs
             return values.astype(dtype)

@@ -23,6 +23,7 @@ FLOORS = {
     "copying": 0,
     "results": 0,
     "_kernels": 1,
+    "_expansion": 0,
     "_mat5": 1,
     "threads": 1,
     "fields": 2,

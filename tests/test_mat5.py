@@ -10,7 +10,7 @@ import scipy.io
 import scipy.sparse
 from test_io import MEMORY, damaged, peak_memory
 
-from snode import _mat5
+from snode import _expansion
 from snode._mat5 import MatFile, MatFileError
 
 # --- files to read --------------------------------------------------------------------------------
@@ -318,20 +318,20 @@ def test_deeply_nested_cells(shrink):
     ("read", "raw"),
     [
         (cell, mat_cell("x", [np.zeros((100, 100))] * 20)),  # 1.6 MB
-        (array, mat_numeric("x", np.zeros((1, 10**6)), dtype="u1")),  # become 8 MB
+        (array, mat_numeric("x", np.zeros((1, 2 * 10**5)), dtype="u1")),  # become 1.6 MB
         (cell, mat_cell("x", [np.zeros((0, 0))] * 500)),  # 32 kB, but many objects
     ],
 )
 def test_what_a_small_file_may_expand_to_is_limited(read, raw, monkeypatch):
     content = mat_file(compressed(raw))
     read(mat(content), "x")
-    monkeypatch.setattr(_mat5, "MAX_BYTES", 10**6)
+    monkeypatch.setattr(_expansion, "SMALL", 2 * 10**6)
     with pytest.raises(MatFileError, match=r"expands far beyond .* save it with -v6"):
         read(mat(content), "x")
 
 
 def test_advice_to_save_without_compression_helps(monkeypatch):
-    monkeypatch.setattr(_mat5, "MAX_BYTES", 10**6)
+    monkeypatch.setattr(_expansion, "SMALL", 10**6)
     cells = [np.zeros((100, 100))] * 20
     assert np.array_equal(mat(mat_file(mat_cell("x", cells))).cell("x"), cells)
 

@@ -19,6 +19,7 @@ from snode.datasets.encoding import AS_IS, check_encoding, check_float_dtype, en
 __all__ = ["RawData", "Scaling", "assemble"]
 
 Host = NDArray[Any]
+_BLOCK = 2**16
 TASKS = ("classification", "regression")
 
 
@@ -36,6 +37,8 @@ class RawData:
         The same for a test set.
     hint : str
         Advice added to the message when counts do not match.
+    labels_guessed : bool
+        Whether the labels are the last column of a table, only because it is the last.
     """
 
     source: str
@@ -44,6 +47,7 @@ class RawData:
     x_test: Host | None = None
     y_test: Host | None = None
     hint: str = ""
+    labels_guessed: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Scaling:
     def for_dtype(self, dtype: np.dtype[Any]) -> tuple[tuple[float, float], float] | None:
         """Return ``(encoding, full_scale)`` for file values of a type; None leaves them alone."""
         is_pixels = dtype == np.uint8
-        if self.encoding is None and self.full_scale is None and not is_pixels:
+        if self.encoding in (None, AS_IS) and self.full_scale is None and not is_pixels:
             return None
         return self.encoding or AS_IS, self.full_scale or (255.0 if is_pixels else 1.0)
 
@@ -170,8 +174,10 @@ def _encoded(
         return np.ascontiguousarray(encode(columns / full_scale, encoding), dtype=dtype)
     table = encode(np.arange(256) / full_scale, encoding).astype(dtype)
     x = np.empty(columns.shape, dtype)
-    for row, pixels in zip(x, np.ascontiguousarray(columns), strict=True):
-        row[:] = table[pixels]  # row by row: a full index array would be 8 bytes per pixel
+    values, pixels = x.reshape(-1), np.ascontiguousarray(columns).reshape(-1)
+    for start in range(0, x.size, _BLOCK):  # a full index array would be 8 bytes per pixel
+        block = slice(start, start + _BLOCK)
+        np.take(table, pixels[block], out=values[block], mode="clip")
     return x
 
 
@@ -181,6 +187,8 @@ def _cast(values: Host, dtype: np.dtype[Any]) -> Host:
 
 
 def _check_range(columns: Host, full_scale: float, where: str) -> None:
+    if columns.min() >= 0 and columns.max() <= full_scale:  # NaN is not; and no array is made
+        return
     bad = ~((columns >= 0) & (columns <= full_scale))  # written so that NaN is bad, too
     if bad.any():
         feature, sample = _first(bad)
@@ -191,6 +199,8 @@ def _check_range(columns: Host, full_scale: float, where: str) -> None:
 
 
 def _check_finite(x: Host, columns: Host, where: str) -> None:
+    if np.isfinite(x.min()) and np.isfinite(x.max()):  # they hand on NaN; and no array is made
+        return
     bad = ~np.isfinite(x)
     if bad.any():
         feature, sample = _first(bad)

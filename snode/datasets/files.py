@@ -9,6 +9,7 @@ from typing import Any
 
 from snode.datasets.assembly import RawData, Scaling, assemble
 from snode.datasets.base import Dataset
+from snode.datasets.headers import warn_of_labels
 from snode.datasets.idx import is_idx, read_idx_folder, read_idx_pair
 from snode.datasets.mat import read_mat
 from snode.datasets.npz import read_npz
@@ -23,12 +24,11 @@ _EXTENSIONS = {
     ".csv": "table",
     ".tsv": "table",
     ".txt": "table",
-    ".gz": "idx",
 }
 _MAGIC = {b"PK\x03\x04": "npz", b"MATL": "mat", b"\x1f\x8b": "idx"}
 _SUPPORTED = (
-    ".npz, .mat (version 7 or older), .csv or .tsv, an IDX images file (gzipped or not), or a "
-    "folder with IDX files"
+    ".npz, .mat (version 7 or older), .csv, .tsv or .txt or an IDX images file (gzipped or not), "
+    "or a folder with IDX files"
 )
 _READERS: dict[str, tuple[Callable[..., RawData], tuple[str, ...]]] = {
     "folder": (read_idx_folder, ()),
@@ -144,9 +144,12 @@ def load_dataset(
                 f"{', '.join(accepted) or 'no such options'}"
             )
     raw = reader(path, **given)
-    return assemble(
+    data = assemble(
         raw, scaling=scaling, dtype=dtype, name=_name(path) if name is None else name, task=task
     )
+    if raw.labels_guessed and task == "classification":
+        warn_of_labels(raw.source, raw.y_train)
+    return data
 
 
 def _format(path: Path) -> str:
@@ -155,6 +158,8 @@ def _format(path: Path) -> str:
     if path.is_dir():
         return "folder"
     extension = path.suffix.lower()
+    if extension == ".gz":
+        return _packed_format(path)
     if extension in _EXTENSIONS:
         return _EXTENSIONS[extension]
     with path.open("rb") as file:
@@ -168,6 +173,14 @@ def _format(path: Path) -> str:
         f"{path}: unknown format (extension {extension!r}, first bytes "
         f"{head.hex(' ') or 'none'}); expected {_SUPPORTED}"
     )
+
+
+def _packed_format(path: Path) -> str:
+    """Return the format inside of a gzipped file, by the extension before .gz."""
+    inner = _EXTENSIONS.get(Path(path.stem).suffix.lower(), "idx")
+    if inner not in ("idx", "table"):
+        raise ValueError(f"{path}: only tables and IDX files may be gzipped; gunzip it")
+    return inner
 
 
 def _name(path: Path) -> str:

@@ -15,12 +15,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snode._expansion import NUMBER, Budget
 from snode.datasets.assembly import RawData
 
-__all__ = ["DEFLATE_LIMIT", "is_idx", "read_idx", "read_idx_folder", "read_idx_pair"]
-
-DEFLATE_LIMIT = 1032
-"""No deflate stream expands by more than this factor."""
+__all__ = ["is_idx", "read_idx", "read_idx_folder", "read_idx_pair"]
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_NDIM = 3
@@ -48,28 +46,37 @@ def read_idx(path: Path) -> NDArray[Any]:
         zipped = file.read(2) == _GZIP_MAGIC
         file.seek(0)
         if not zipped:
-            return _read_array(file, path, room=path.stat().st_size)
+            return _read_array(file, path, path.stat().st_size, None)
         try:
             with gzip.GzipFile(fileobj=file) as stream:
-                return _read_array(stream, path, room=DEFLATE_LIMIT * path.stat().st_size)
+                return _read_array(stream, path, None, Budget(path.stat().st_size, "gunzip it"))
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip file ({error})") from error
 
 
-def _read_array(stream: IO[bytes] | Any, path: Path, room: int) -> NDArray[Any]:
+def _read_array(
+    stream: IO[bytes] | Any, path: Path, room: int | None, budget: Budget | None
+) -> NDArray[Any]:
     dtype, shape = _read_header(stream, path)
-    expected = dtype.itemsize * math.prod(shape)
-    if expected > room:
+    count = math.prod(shape)
+    expected = dtype.itemsize * count
+    claim = f"sizes {shape} need {expected} bytes"
+    if room is not None and expected > room:
         raise ValueError(
-            f"{path}: truncated IDX file or wrong header: sizes {shape} need {expected} bytes, "
-            f"the file holds at most {room}"
+            f"{path}: truncated IDX file or wrong header: {claim}, the file holds at most {room}"
         )
+    if budget is not None:
+        try:
+            budget.spend(expected + NUMBER * count)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: truncated IDX file or wrong header ({claim}), or it {error}"
+            ) from None
     data = _read_at_most(stream, expected + 1)
     if len(data) != expected:
         found = f"only {len(data)}" if len(data) < expected else "more"
         raise ValueError(
-            f"{path}: truncated IDX file or wrong header: sizes {shape} need {expected} bytes of "
-            f"data, found {found}"
+            f"{path}: truncated IDX file or wrong header: {claim} of data, found {found}"
         )
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 

@@ -11,7 +11,7 @@ from snode.datasets.variables import raw_from_variables
 __all__ = ["read_mat"]
 
 
-def read_mat(path: Path, samples: str = "columns") -> RawData:
+def read_mat(path: Path, samples: str | None = None) -> RawData:
     """Return the variables of a `.mat` file that play the four roles, samples first.
 
     Raises
@@ -22,6 +22,6 @@ def read_mat(path: Path, samples: str = "columns") -> RawData:
     with path.open("rb") as file:
         try:
             mat = MatFile(file)
-            return raw_from_variables(str(path), mat.names, mat.array, samples)
+            return raw_from_variables(str(path), mat.names, mat.array, "columns", samples)
         except MatFileError as error:
             raise ValueError(f"{path}: {error}") from error

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from snode._expansion import DEFLATE_LIMIT, Budget
 from snode.datasets.assembly import RawData
-from snode.datasets.idx import DEFLATE_LIMIT
+from snode.datasets.npy import read_npy
 from snode.datasets.variables import raw_from_variables
 
 __all__ = ["read_npz"]
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
 
 
-def read_npz(path: Path, samples: str = "rows") -> RawData:
+def read_npz(path: Path, samples: str | None = None) -> RawData:
     """Return the variables of a `.npz` file that play the four roles, samples first.
 
     Raises
@@ -34,10 +41,17 @@ def read_npz(path: Path, samples: str = "rows") -> RawData:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
         raise ValueError(f"{path}: not an .npz file ({error}); {_likely(path)}") from error
+    budget = Budget(path.stat().st_size, "save it with numpy.savez, without compression")
     with archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path}: has two variables of one name")
         return raw_from_variables(
-            str(path), names, lambda name: _read_member(archive, path, name), samples
+            str(path),
+            names,
+            lambda name: _read_member(archive, path, name, budget),
+            "rows",
+            samples,
         )
 
 
@@ -51,48 +65,17 @@ def _likely(path: Path) -> str:
     return "write one with numpy.savez(path, x_train=..., y_train=...)"
 
 
-def _read_member(archive: zipfile.ZipFile, path: Path, name: str) -> NDArray[Any]:
+def _read_member(archive: zipfile.ZipFile, path: Path, name: str, budget: Budget) -> NDArray[Any]:
     info = archive.getinfo(name + ".npy")
-    where = f"{path}: variable {name}"
-    expansion = 1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE_LIMIT
-    if info.file_size > expansion * min(info.compress_size, path.stat().st_size):
-        raise ValueError(f"{where}: claims {info.file_size} bytes, more than the file can hold")
-    with _damage_named(where), archive.open(info) as stream:
-        shape, dtype = _read_header(stream)
-        held = info.file_size - stream.tell()
-    _check_size(shape, dtype, held, where)
-    with _damage_named(where), archive.open(info) as stream:
-        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-    return array
-
-
-@contextmanager
-def _damage_named(where: str) -> Iterator[None]:
     try:
-        yield
-    except (*_DAMAGE, ValueError, OverflowError) as error:
-        raise ValueError(f"{where}: damaged ({error or type(error).__name__})") from error
-
-
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f".npy version {version} is not supported")
-    shape, _, dtype = readers[version](stream)
-    return shape, dtype
-
-
-def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], held: int, where: str) -> None:
-    """Raise unless the array is plain and exactly as large as its member of the archive."""
-    if dtype.hasobject:
-        raise ValueError(
-            f"{where}: is an array of Python objects (a pickle), which is never loaded: it could "
-            "run any code; store numbers or strings"
-        )
-    needed = dtype.itemsize * math.prod(shape)
-    if needed != held or dtype.itemsize == 0 or min(shape, default=0) < 0:
-        raise ValueError(f"{where}: shape {shape} needs {needed} bytes, the file has {held}")
+        if info.compress_type not in _METHODS:
+            raise ValueError("compressed by a method that NumPy does not use")
+        stored = info.compress_type == zipfile.ZIP_STORED
+        most = (1 if stored else DEFLATE_LIMIT) * min(info.compress_size, path.stat().st_size)
+        if info.file_size > most:
+            raise ValueError(f"claims {info.file_size} bytes, more than the file can hold")
+        with archive.open(info) as stream:
+            return read_npy(stream, info.file_size, None if stored else budget)
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path}: variable {name}: damaged ({reason})") from error

@@ -44,8 +44,9 @@ def test_octave_v6_images():
 def test_samples_as_rows(tmp_path):
     scipy.io.savemat(tmp_path / "a.mat", {"x": X.T, "y": Y})
     assert np.array_equal(load_dataset(tmp_path / "a.mat", samples="rows").x_train, X)
+    assert np.array_equal(load_dataset(tmp_path / "a.mat").x_train, X)  # Y says which
     with pytest.raises(ValueError, match=r"taken along columns, pass samples='rows'"):
-        load_dataset(tmp_path / "a.mat")
+        load_dataset(tmp_path / "a.mat", samples="columns")
 
 
 def test_columns_vectors_of_labels(tmp_path):
