@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache, wraps
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ Array = Any
 """A `numpy.ndarray` or a `cupy.ndarray`."""
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _BACKENDS = ("numpy", "cupy")
 _creator_backend = "numpy"
@@ -245,6 +246,24 @@ def describe_devices() -> str:
     except Exception as error:  # any driver failure means: no usable device
         return f"none ({type(error).__name__}: {error})"
     return str(properties["name"].decode())
+
+
+# --- NumPy's error state --------------------------------------------------------------------------
+
+
+def own_error_state(function: Callable[P, T]) -> Callable[P, T]:
+    """Return `function` with NumPy's default error state: a door of the package.
+
+    What comes out must not depend on ``np.seterr`` of the caller, whose harmless underflows would
+    end a training. The functions of a user that are called on the way run in this state, too.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 # --- threads of BLAS ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array
+from snode.backend import Array, array_namespace, is_array, own_error_state
 from snode.fields.activations import Activation
 from snode.fields.base import has_readout, outputs, outputs_jvp, outputs_vjp
 from snode.fields.slopes import slope_excess
@@ -38,6 +38,7 @@ SLOPE_TOLERANCE = 1e-13
 ATTEMPTS = 5
 
 
+@own_error_state
 def dot_test(
     forward: Callable[[Array], Array], transpose: Callable[[Array], Array], u: Array, v: Array
 ) -> float:
@@ -80,6 +81,7 @@ def dot_test(
     return _mismatch([(forward(u), v)], [(u, transpose(v))])
 
 
+@own_error_state
 def taylor_test(
     function: Callable[[float], Any],
     derivative: Any,
@@ -145,6 +147,7 @@ def taylor_test(
     return float(np.median(np.diff(np.log(r)) / np.diff(np.log(e))))
 
 
+@own_error_state
 def observed_order(
     solve: Callable[[int], Any],
     n_steps: Sequence[int] = (20, 40, 80, 160),
@@ -283,6 +286,7 @@ class CheckReport:
         return "\n".join(lines)
 
 
+@own_error_state
 def check(
     field: Any,
     *,

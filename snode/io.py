@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from snode.backend import Array, creator_namespace, is_array, to_host
+from snode.backend import Array, creator_namespace, is_array, own_error_state, to_host
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.classifier import Classifier
@@ -81,6 +81,7 @@ class Model(Portable):
 # --- fields ---------------------------------------------------------------------------------------
 
 
+@own_error_state
 def save(
     path: PathLike,
     field: Any,
@@ -143,6 +144,7 @@ def save(
     save_arrays(path, arrays, header)
 
 
+@own_error_state
 def load(path: PathLike) -> Model:
     """Read a field that `save` wrote.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snode._mat5 import MatFile
-from snode.backend import creator_namespace, to_host
+from snode.backend import creator_namespace, own_error_state, to_host
 from snode.fields.activations import Activation, get_activation
 from snode.fields.layer import StandaloneField
 from snode.io import Model, PathLike, as_encoding, check_reproducible, reading, replacing
@@ -37,6 +37,7 @@ _MANY = 1000
 _ZEROS = 96 * 2**20  # a net of zeros, 150 x 196 x 196, takes 122 MB packed in 50 kB
 
 
+@own_error_state
 def export_mat(
     path: PathLike,
     field: StandaloneField,
@@ -112,6 +113,7 @@ def export_mat(
         savemat(str(temporary), variables, appendmat=False)
 
 
+@own_error_state
 def import_mat(path: PathLike) -> Model:
     """Read a field from a `.mat` file of the authors' MATLAB script.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, to_host
+from snode.backend import Array, array_namespace, own_error_state, to_host
 from snode.fields.base import has_readout, is_shareable, n_outputs, outputs
 from snode.ode.problems import Solver, as_solver, check_state
 from snode.threads import map_blocks
@@ -16,6 +16,7 @@ __all__ = ["accuracy", "confusion", "predict"]
 BLOCK = 500
 
 
+@own_error_state
 def predict(
     field: Any, x: Array, *, n_classes: int | None = None, solver: str | Solver = "euler"
 ) -> Array:
@@ -81,6 +82,7 @@ def check_classes(field: Any, n_classes: int | None) -> int:
     return n_classes
 
 
+@own_error_state
 def accuracy(
     field: Any, x: Array, y: Array, *, n_classes: int | None = None, solver: str | Solver = "euler"
 ) -> float:
@@ -118,6 +120,7 @@ def accuracy(
     return float((predict(field, x, n_classes=n_classes, solver=solver) == y).mean())
 
 
+@own_error_state
 def confusion(
     field: Any, x: Array, y: Array, *, n_classes: int | None = None, solver: str | Solver = "euler"
 ) -> np.ndarray[Any, Any]:

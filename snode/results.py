@@ -9,7 +9,7 @@ from dataclasses import field as entry
 from enum import Enum
 from typing import Any
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.copying import LostFunction, Portable, is_importable, left_behind
 
 __all__ = [
@@ -126,6 +126,7 @@ class OdeSolution(Portable):
         """True only for a finite solution that ended as asked."""
         return self.status in (Status.SUCCESS, Status.EVENT, Status.STOPPED)
 
+    @own_error_state
     def __call__(self, t: Any) -> Array:
         """Return x at any depths of the interval, from the dense output.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from snode.analysis.layers import LayerPass
 from snode.analysis.rows import pull_back
-from snode.backend import Array, array_namespace, is_array, to_host
+from snode.backend import Array, array_namespace, is_array, own_error_state, to_host
 from snode.copying import Portable
 from snode.fields.base import is_shareable
 from snode.ode.arguments import check_choice, check_state
@@ -92,6 +92,7 @@ class AttackResult(Portable):
         return f"AttackResult({self.method}: {text})"
 
 
+@own_error_state
 def success_curve(
     results: AttackResult | Sequence[AttackResult],
     radii: Sequence[float],

@@ -24,7 +24,7 @@ import numpy as np
 from snode.analysis.attack_result import check_count, check_number
 from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.analysis.slope_roots import NewtonStep, Problem, newton_from_left
-from snode.backend import Array, follow, single_threaded_blas
+from snode.backend import Array, follow, own_error_state, single_threaded_blas
 from snode.copying import Portable
 
 __all__ = [
@@ -143,6 +143,7 @@ class ContractingShift(Portable):
 # --- the smallest m -------------------------------------------------------------------------------
 
 
+@own_error_state
 def contractivity_interval(
     A: Array,
     c: float = 0.0,
@@ -246,6 +247,7 @@ def _interval_of(problem: Problem, c: float, tol: float, max_iter: int) -> Contr
 # --- the smallest shift ---------------------------------------------------------------------------
 
 
+@own_error_state
 def contracting_shift(
     A: Array,
     slopes: tuple[float, float] = (0.1, 1.0),

@@ -18,13 +18,14 @@ from snode.analysis.attack_result import (
     input_gradient,
     norm2,
 )
-from snode.backend import Array
+from snode.backend import Array, own_error_state
 from snode.fields.base import outputs
 from snode.ode.problems import Solver
 
 __all__ = ["carlini_wagner"]
 
 
+@own_error_state
 def carlini_wagner(
     field: Any,
     x: Array,

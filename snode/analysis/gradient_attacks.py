@@ -19,7 +19,7 @@ from snode.analysis.attack_result import (
     norm2,
     units,
 )
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.fields.base import outputs
 from snode.ode.arguments import check_choice
 from snode.ode.problems import Solver
@@ -29,6 +29,7 @@ __all__ = ["fgsm", "pgd"]
 Loss = Callable[[Array, Array], tuple[Array, Array]]
 
 
+@own_error_state
 def fgsm(
     field: Any,
     x: Array,
@@ -83,6 +84,7 @@ def fgsm(
     return climb.attack(task)
 
 
+@own_error_state
 def pgd(
     field: Any,
     x: Array,

@@ -24,7 +24,15 @@ from snode.analysis.attack_result import check_count, norm2
 from snode.analysis.growth_rates import Layers, Rates
 from snode.analysis.rounding import Spread, gamma, spread_of_euler
 from snode.analysis.slope_problem import SINGLE_THREADED
-from snode.backend import Array, array_namespace, follow, is_array, single_threaded_blas, to_host
+from snode.backend import (
+    Array,
+    array_namespace,
+    follow,
+    is_array,
+    own_error_state,
+    single_threaded_blas,
+    to_host,
+)
 from snode.copying import Portable
 from snode.fields.base import has_readout, is_shareable, outputs
 from snode.ode.arguments import check_choice, check_state
@@ -90,6 +98,7 @@ class GrowthBound(Portable):
         )
 
 
+@own_error_state
 def growth_bound(
     field: Any,
     t: Sequence[float] | float | None = None,
@@ -233,6 +242,7 @@ class CertifiedRadius(Portable):
         return f"CertifiedRadius({text}, factor {self.growth.factor[-1]:.4g}, {self.growth.kind})"
 
 
+@own_error_state
 def certified_radius(
     field: Any,
     x: Array,
@@ -379,6 +389,7 @@ class TrajectoryGap(Portable):
         )
 
 
+@own_error_state
 def trajectory_gap(
     field: Any,
     u: Array,

@@ -29,7 +29,7 @@ from snode.analysis.attack_result import (
     units,
 )
 from snode.analysis.rows import adjoint_rows
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.fields.base import outputs
 from snode.ode.arguments import check_choice
 from snode.ode.problems import Solver
@@ -42,6 +42,7 @@ COLUMNS_PER_BLOCK = 1000
 """Adjoint columns that are solved for at once where all C rows are needed: 1000 / C samples."""
 
 
+@own_error_state
 def sensitivity_attack(
     field: Any,
     x: Array,
@@ -134,6 +135,7 @@ def sensitivity_attack(
     return walk.attack(Task.of("sensitivity_attack", field, x, y, target=target, **options))
 
 
+@own_error_state
 def deepfool(
     field: Any,
     x: Array,

@@ -30,7 +30,7 @@ from snode.analysis.slope_problem import (
     unscale,
 )  # fmt: skip
 from snode.analysis.slope_search import Search, Trace, alternating, gradient_flow, refine, starts_of
-from snode.backend import Array, follow, from_device, single_threaded_blas
+from snode.backend import Array, follow, from_device, own_error_state, single_threaded_blas
 from snode.copying import Portable
 from snode.ode.arguments import check_choice
 from snode.results import Status
@@ -109,6 +109,7 @@ class LogNormResult(Portable):
         )
 
 
+@own_error_state
 def log_norm(A: Any, p: float = 2, *, weight: Any = None) -> Any:
     r"""Return the logarithmic norm of a matrix, or of each matrix of a stack.
 
@@ -200,6 +201,7 @@ def _real(A: Any, name: str) -> Array:
     return array
 
 
+@own_error_state
 def max_log_norm(
     A: Any,
     slopes: Any = (0.1, 1.0),

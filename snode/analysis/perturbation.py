@@ -18,7 +18,7 @@ from snode.analysis.contractivity import ContractingShift, Verdict, shift_of
 from snode.analysis.slope_problem import SINGLE_THREADED, make_chain
 from snode.analysis.slope_roots import Certificate, Problem
 from snode.analysis.slope_search import alternating
-from snode.backend import Array, follow, single_threaded_blas
+from snode.backend import Array, follow, own_error_state, single_threaded_blas
 from snode.copying import Portable
 
 __all__ = ["CutStep", "MinimalPerturbation", "minimal_perturbation"]
@@ -93,6 +93,7 @@ class MinimalPerturbation(Portable):
         )
 
 
+@own_error_state
 def minimal_perturbation(
     A: Array,
     slopes: tuple[float, float] = (0.1, 1.0),

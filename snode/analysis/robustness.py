@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from snode.analysis.attacks import AttackResult, success_curve
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.copying import Portable
 from snode.ode.problems import Solver
 from snode.predict import accuracy
@@ -64,6 +64,7 @@ def accuracy_under_noise(
 ) -> np.ndarray[Any, Any] | NoiseAccuracy: ...  # fmt: skip
 
 
+@own_error_state
 def accuracy_under_noise(
     field: Any,
     x: Array,
@@ -132,6 +133,7 @@ def accuracy_under_noise(
     return draws[0] if n_draws == 1 else NoiseAccuracy(np.asarray(stds, np.float64), draws)
 
 
+@own_error_state
 def accuracy_under_attack(
     field: Any,
     x: Array,

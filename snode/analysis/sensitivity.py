@@ -16,7 +16,7 @@ import numpy as np
 from snode.analysis.blocks import BLOCK, check_positive, join_blocks, solve_blocks, solve_on
 from snode.analysis.rows import adjoint_rows, pull_back, tangent_rows
 from snode.analysis.uncertainty import Uncertainty, output_uncertainty
-from snode.backend import Array, array_namespace, is_array
+from snode.backend import Array, array_namespace, is_array, own_error_state
 from snode.copying import Portable
 from snode.fields.base import has_readout, n_outputs, outputs
 from snode.ode.arguments import (
@@ -96,6 +96,7 @@ class Propagation(Portable):
         return f"Propagation({steps} steps, m={m}; mean at T={self.t[-1]:g}: {text})"
 
 
+@own_error_state
 def propagate(
     field: Any,
     x: Array,
@@ -212,6 +213,7 @@ def _ratio(error: Array, size: Array) -> Array:
 # --- the Jacobian of the outputs ------------------------------------------------------------------
 
 
+@own_error_state
 def input_jacobian(
     field: Any,
     x: Array,
@@ -294,6 +296,7 @@ def input_jacobian(
 # --- which input matters --------------------------------------------------------------------------
 
 
+@own_error_state
 def saliency(
     field: Any,
     x: Array,

@@ -9,7 +9,7 @@ import numpy as np
 
 from snode.analysis.blocks import BLOCK, check_positive, join_blocks, solve_blocks
 from snode.analysis.rows import adjoint_rows
-from snode.backend import Array, array_namespace, is_array, to_host
+from snode.backend import Array, array_namespace, is_array, own_error_state, to_host
 from snode.copying import Portable
 from snode.fields.base import outputs
 from snode.ode.arguments import check_state
@@ -63,6 +63,7 @@ class Uncertainty(Portable):
         return f"Uncertainty(C={size}, m={m}, mean probability of a changed label {changed:.3g})"
 
 
+@own_error_state
 def output_uncertainty(
     field: Any,
     x: Array,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array, to_host
+from snode.backend import Array, array_namespace, is_array, own_error_state, to_host
 from snode.copying import Portable
 from snode.datasets.encoding import AS_IS, check_encoding, decode
 
@@ -133,6 +133,7 @@ class Dataset(Portable):
         return dataclasses.replace(self, **dict(zip(names, parts, strict=True)))
 
 
+@own_error_state
 def train_test_split(
     x: Array, y: Array, *, test_fraction: float = 0.25, rng: Any = None, name: str = ""
 ) -> Dataset:

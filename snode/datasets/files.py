@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from snode.backend import own_error_state
 from snode.datasets.assembly import RawData, Scaling, assemble
 from snode.datasets.base import Dataset
 from snode.datasets.headers import warn_of_labels
@@ -40,6 +41,7 @@ _READERS: dict[str, tuple[Callable[..., RawData], tuple[str, ...]]] = {
 """Format -> its reader and the options of `load_dataset` that the reader takes."""
 
 
+@own_error_state
 def load_dataset(
     path: str | PathLike[str],
     *,

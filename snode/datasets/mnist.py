@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snode.backend import own_error_state
 from snode.datasets.assembly import RawData, Scaling, assemble
 from snode.datasets.base import Dataset
 from snode.datasets.idx import read_idx_folder
@@ -21,6 +22,7 @@ __all__ = ["load_mnist"]
 _SIDES = (14, 28)
 
 
+@own_error_state
 def load_mnist(
     side: int = 14,
     encoding: tuple[float, float] = (0.0, -1.0),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snode.backend import Array, creator_namespace
+from snode.backend import Array, creator_namespace, own_error_state
 from snode.datasets.encoding import check_float_dtype
 
 __all__ = ["annulus", "broken_annulus", "spirals", "swiss_roll", "two_moons"]
@@ -28,6 +28,7 @@ __all__ = ["annulus", "broken_annulus", "spirals", "swiss_roll", "two_moons"]
 Floats = NDArray[np.float64]
 
 
+@own_error_state
 def two_moons(
     n_samples: int = 200, *, noise: float = 0.1, rng: Any = None, dtype: Any = "float64"
 ) -> tuple[Array, Array]:
@@ -74,6 +75,7 @@ def two_moons(
     return _finish(np.where(y == 0, upper, lower), y, noise, rng, dtype)
 
 
+@own_error_state
 def spirals(
     n_samples: int = 200,
     *,
@@ -136,6 +138,7 @@ def spirals(
     return _finish(_polar(radius, angle), y, noise, rng, dtype)
 
 
+@own_error_state
 def annulus(
     n_samples: int = 200,
     *,
@@ -196,6 +199,7 @@ def annulus(
     return _finish(_polar(radius, angle), y, noise, rng, dtype)
 
 
+@own_error_state
 def broken_annulus(
     n_samples: int = 200,
     *,
@@ -267,6 +271,7 @@ def broken_annulus(
     return _finish(_polar(radius, angle), y, noise, rng, dtype)
 
 
+@own_error_state
 def swiss_roll(
     n_samples: int = 200,
     *,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.copying import LostFunction, is_importable
 from snode.fields.slopes import check_slopes
 
@@ -79,6 +79,7 @@ class Activation:
         object.__setattr__(self, "slope_interval", (lo, hi))
         check_slopes(self.value, self.slope, (lo, hi), self.kinks)
 
+    @own_error_state
     def __call__(self, a: Array) -> Array:
         """Return sigma(a)."""
         return self.value(a)
@@ -378,6 +379,7 @@ def get_activation(activation: str | Activation | Mapping[str, Any], **params: f
     return entry
 
 
+@own_error_state
 def register_activation(
     name: str,
     value: Function,

@@ -6,6 +6,7 @@ transposes, flattens and restores, and asks the adjoint problem for the gradient
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,12 @@ try:
         from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierMixin
         from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 except ImportError as error:
+    found = getattr(sys.modules.get("art"), "__file__", None)
+    if found is not None and not found.endswith("__init__.py"):  # the toolbox is a folder
+        raise ImportError(
+            f"snode.interop.art needs the package art, and {found} stands before it under the same "
+            "name: rename that file"
+        ) from error
     raise ImportError(
         "snode.interop.art needs the Adversarial Robustness Toolbox (the distribution named 'art' "
         'is another one): pip install "snode[art]"'

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, to_host
+from snode.backend import Array, array_namespace, own_error_state, to_host
 from snode.ode.arguments import as_grid, as_state, describe, first_true
 from snode.ode.dense import DenseOutput, hermite
 from snode.ode.stages import Checkpoint, Limits, Rhs, Stages, Steps, inside
@@ -26,6 +26,7 @@ STATES_PER_STAGE = 2
 Rhs_ = Callable[[float, Array], Any]
 
 
+@own_error_state
 def euler(
     f: Rhs_, t: Array, x0: Array, *,
     breakpoints: Sequence[float] = (), dense_output: bool = False, raise_on_failure: bool = True,
@@ -77,6 +78,7 @@ def euler(
     return _solve("euler", f, t, x0, breakpoints, dense_output, raise_on_failure)
 
 
+@own_error_state
 def heun(
     f: Rhs_, t: Array, x0: Array, *,
     breakpoints: Sequence[float] = (), dense_output: bool = False, raise_on_failure: bool = True,
@@ -99,6 +101,7 @@ def heun(
     return _solve("heun", f, t, x0, breakpoints, dense_output, raise_on_failure)
 
 
+@own_error_state
 def rk4(
     f: Rhs_, t: Array, x0: Array, *,
     breakpoints: Sequence[float] = (), dense_output: bool = False, raise_on_failure: bool = True,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.ode.adaptive import solve_adaptive
 from snode.ode.arguments import as_state, check_choice, check_state
 from snode.ode.control import MAX_STEPS, OdeState, StepControl
@@ -20,6 +20,7 @@ __all__ = ["BATCH", "join_columns", "ode23", "ode45"]
 BATCH = ("shared", "independent")
 
 
+@own_error_state
 def ode45(
     f: Callable[[float, Array], Any],
     t_span: Any,
@@ -122,6 +123,7 @@ def ode45(
     )  # fmt: skip
 
 
+@own_error_state
 def ode23(
     f: Callable[[float, Array], Any],
     t_span: Any,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, own_error_state
 from snode.ode.adaptive import solve_adaptive
 from snode.ode.adjoint import rk_adjoint
 from snode.ode.arguments import (
@@ -46,6 +46,7 @@ KEEP = ("all", "trajectory", "last")
 MODES = ("discrete", "continuous")
 
 
+@own_error_state
 def solve_direct(
     field: Any,
     x0: Array,
@@ -177,6 +178,7 @@ def _as_ends(field: Any, t: Any) -> tuple[float, float, Sequence[float]]:
     return float(depths[0]), float(depths[-1]), tuple(float(s) for s in depths[1:-1])
 
 
+@own_error_state
 def solve_sensitivity(
     sol: OdeSolution,
     *,
@@ -284,6 +286,7 @@ def _sensitivity(
     return xi
 
 
+@own_error_state
 def solve_adjoint(
     sol: OdeSolution,
     lam_T: Array,
@@ -380,6 +383,7 @@ def _adjoint(
     return sol.steps.t, lam, replay.n_linearized, products
 
 
+@own_error_state
 def end_time_derivative(sol: OdeSolution, *, mode: str = "discrete") -> Array:
     r"""Return dx(T)/dT, the derivative of the final state with respect to the end time.
 

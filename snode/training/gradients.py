@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_on_device, to_host_together
+from snode.backend import Array, array_namespace, is_on_device, own_error_state, to_host_together
 from snode.fields.base import outputs, outputs_jvp, outputs_vjp
 from snode.ode.problems import Solver, as_solver, check_state, solve_adjoint, solve_sensitivity
 from snode.results import OdeSolution
@@ -22,6 +22,7 @@ Parameters = Mapping[str, Array]
 EULER = Solver()
 
 
+@own_error_state
 def gradient(
     field: Any,
     x: Array,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, to_host
+from snode.backend import Array, array_namespace, own_error_state, to_host
 from snode.copying import Portable
 from snode.interrupts import StopFlag, stop_on_signals
 from snode.io import load_arrays, save_arrays
@@ -117,6 +117,7 @@ class TrainState(Portable):
         return " ".join([f"epoch {self.epoch:.3f}", *numbers])
 
 
+@own_error_state
 def train(
     field: Any,
     data: Any,

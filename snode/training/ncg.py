@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_on_device
+from snode.backend import Array, array_namespace, is_on_device, own_error_state
 from snode.copying import Portable
 from snode.ode.problems import Solver, as_solver, check_choice
 from snode.results import NcgHistory, NcgResult, Status
@@ -177,6 +177,7 @@ class NcgState(Portable):
     field: Any = entry(repr=False)
 
 
+@own_error_state
 def ncg(
     field: Any,
     x: Array,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import single_threaded_blas, to_host
+from snode.backend import own_error_state, single_threaded_blas, to_host
 from snode.copying import Portable
 from snode.io import load, read_json, replacing, save
 from snode.results import ModelFormatError, Status
@@ -124,6 +124,7 @@ class SweepResult(Portable):
         return text + ")"
 
 
+@own_error_state
 def sweep(
     field: Any,
     data: Any,
