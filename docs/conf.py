@@ -20,6 +20,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "matplotlib.sphinxext.plot_directive",
     "claims",  # docs/claims.py
 ]
 exclude_patterns = ["_build", "_templates"]
@@ -35,6 +36,11 @@ autodoc_mock_imports = ["art"]  # an extra
 numpydoc_show_class_members = False  # the class template lists them
 numpydoc_xref_param_type = False
 default_role = "py:obj"  # `snode.ncg` links to the API, `x` is shown as code
+
+plot_formats = [("png", 100)]  # pictures of docstrings: drawn when the pages are built
+plot_html_show_formats = plot_html_show_source_link = False
+plot_rcparams = {"figure.figsize": (6.4, 4.4), "savefig.facecolor": "white"}
+plot_apply_rcparams = True
 
 # The examples of the pages are doctests: sphinx-build -b doctest, or pytest --doctest-glob='*.rst'.
 doctest_test_doctest_blocks = "default"

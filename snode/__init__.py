@@ -76,6 +76,24 @@ if TYPE_CHECKING:
     from snode.analysis.growth import certified_radius, growth_bound, trajectory_gap
     from snode.analysis.lognorm import LogNormResult, log_norm, max_log_norm
     from snode.analysis.perturbation import minimal_perturbation
+    from snode.plotting import (
+        animate_trajectories,
+        plot_accuracy,
+        plot_certified,
+        plot_confusion,
+        plot_decision_regions,
+        plot_growth,
+        plot_history,
+        plot_images,
+        plot_phase_portrait,
+        plot_propagation,
+        plot_solution,
+        plot_success,
+        plot_trajectories,
+        plot_trajectory_gap,
+        plot_vector_field,
+        plot_weights,
+    )
 
 try:
     __version__ = version("snode")
@@ -127,6 +145,7 @@ __all__ = [
     "accuracy_under_attack",
     "accuracy_under_noise",
     "activation_names",
+    "animate_trajectories",
     "carlini_wagner",
     "certified_radius",
     "check",
@@ -157,6 +176,21 @@ __all__ = [
     "ode45",
     "output_uncertainty",
     "pgd",
+    "plot_accuracy",
+    "plot_certified",
+    "plot_confusion",
+    "plot_decision_regions",
+    "plot_growth",
+    "plot_history",
+    "plot_images",
+    "plot_phase_portrait",
+    "plot_propagation",
+    "plot_solution",
+    "plot_success",
+    "plot_trajectories",
+    "plot_trajectory_gap",
+    "plot_vector_field",
+    "plot_weights",
     "predict",
     "propagate",
     "register_activation",
@@ -192,6 +226,8 @@ _ON_DEMAND = {
 def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND:
         return getattr(import_module(f"snode.analysis.{_ON_DEMAND[name]}"), name)
+    if name in __all__ and name.startswith(("plot_", "animate_")):
+        return getattr(import_module("snode.plotting"), name)
     raise AttributeError(f"module 'snode' has no attribute {name!r}")
 
 
