@@ -39,9 +39,17 @@ def _cupy_if_loaded() -> ModuleType | None:
 
 
 def is_array(x: object) -> bool:
-    """Return True for a NumPy or CuPy array (lists, matrices and scalars are not)."""
+    """Return True for a NumPy or CuPy array, mapped from a file or not.
+
+    Lists, scalars, `numpy.matrix` and masked arrays are none.
+    """
     cp = _cupy_if_loaded()
-    return type(x) is np.ndarray or (cp is not None and isinstance(x, cp.ndarray))
+    return type(x) in (np.ndarray, np.memmap) or (cp is not None and isinstance(x, cp.ndarray))
+
+
+def plain(x: Any) -> Any:
+    """Return an array mapped from a file as an ordinary one, without a copy; all else as it is."""
+    return x.view(np.ndarray) if type(x) is np.memmap else x
 
 
 def array_namespace(*arrays: Array) -> Any:

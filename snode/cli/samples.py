@@ -26,10 +26,7 @@ def load_data(name: str, encoding: tuple[float, float] | None, dtype: str, seed:
         raise FileNotFoundError(
             f"data {name!r} is neither a file or folder nor one of mnist, {', '.join(TOYS)}"
         )
-    data = datasets.load_dataset(name, encoding=encoding, dtype=dtype)
-    if encoding is None and data.image_shape is not None:
-        return datasets.load_dataset(name, encoding=(0.0, -1.0), dtype=dtype)
-    return data
+    return datasets.load_dataset(name, encoding=encoding, image_encoding=(0.0, -1.0), dtype=dtype)
 
 
 def model_path(path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array, own_error_state, to_host
+from snode.backend import Array, array_namespace, is_array, own_error_state, plain, to_host
 from snode.copying import Portable
 from snode.datasets.encoding import AS_IS, check_encoding, decode
 
@@ -41,7 +41,7 @@ class Dataset(Portable):
     Raises
     ------
     ValueError
-        If shapes, counts or labels do not fit together.
+        If shapes, counts or labels do not fit together, or a value is NaN or infinite.
 
     Examples
     --------
@@ -63,6 +63,8 @@ class Dataset(Portable):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", check_encoding(self.encoding))
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         _check_pair(self.x_train, self.y_train, "train")
         if (self.x_test is None) != (self.y_test is None):
             raise ValueError("x_test and y_test must both be given, or neither")
@@ -199,24 +201,62 @@ def _split_columns(
 def _check_pair(x: Array, y: Array, part: str) -> None:
     for letter, value in (("x", x), ("y", y)):
         if not is_array(value):
-            raise ValueError(f"{letter}_{part} must be an array; got {type(value).__name__}")
+            name = f"{letter}_{part}"
+            raise ValueError(
+                f"{name} must be an array; got {type(value).__name__} (use numpy.asarray({name}))"
+            )
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind != "f":
         raise ValueError(
             f"x_{part} must be a non-empty float array of shape (n, m), one column per sample; "
-            f"got {x.dtype} of shape {x.shape}"
+            f"got {x.dtype} of shape {x.shape}{_x_hint(x, part)}"
         )
     integer = y.dtype.kind in "iu"
     if y.ndim != (1 if integer else 2) or not (integer or y.dtype.kind == "f"):
         raise ValueError(
             f"y_{part} must be integer labels of shape (m,) or float targets of shape (k, m); "
-            f"got {y.dtype} of shape {y.shape}"
+            f"got {y.dtype} of shape {y.shape}{_y_hint(y, part)}"
         )
     m = x.shape[1]
     if y.shape[-1] != m:
-        hint = f"; did you mean x_{part}.T?" if y.shape[-1] == x.shape[0] else ""
+        hint = ""
+        if y.shape[-1] == x.shape[0]:
+            hint = f"; did you mean x_{part}.T?"
+        elif y.shape[0] == m:
+            hint = f"; did you mean y_{part}.T?"
         raise ValueError(
             f"x_{part} has {m} columns (samples) but y_{part} has {y.shape[-1]} entries{hint}"
         )
+    _check_finite(x, f"x_{part}")
+    if not integer:
+        _check_finite(y, f"y_{part}")
+
+
+def _x_hint(x: Array, part: str) -> str:
+    if x.ndim == 3 and 0 not in x.shape:
+        return f"; images (m, h, w) become columns by x_{part}.reshape(len(x_{part}), -1).T"
+    if x.ndim == 2 and x.dtype.kind in "biu":
+        return f"; use x_{part}.astype(float)"
+    return f"; use x_{part}[None] for one feature" if x.ndim == 1 and x.size else ""
+
+
+def _y_hint(y: Array, part: str) -> str:
+    if y.dtype.kind in "biu" and y.ndim == 2 and 1 in y.shape:
+        return f"; use y_{part}.ravel()"
+    if y.dtype.kind in "bf" and y.ndim == 1:
+        return f"; labels are y_{part}.astype(int), targets y_{part}[None]"
+    return ""
+
+
+def _check_finite(values: Array, name: str) -> None:
+    xp = array_namespace(values)
+    if bool(xp.isfinite(values.min())) and bool(xp.isfinite(values.max())):  # no array is made
+        return
+    bad = to_host(~xp.isfinite(values))
+    row, column = (int(index[0]) for index in np.nonzero(bad))
+    raise ValueError(
+        f"{name} must be finite; it has {int(bad.sum())} NaN or infinite values, the first in row "
+        f"{row}, column {column}"
+    )
 
 
 def _check_test_fits(x_train: Array, y_train: Array, x_test: Array, y_test: Array) -> None:

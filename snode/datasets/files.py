@@ -46,6 +46,7 @@ def load_dataset(
     path: str | PathLike[str],
     *,
     encoding: tuple[float, float] | None = None,
+    image_encoding: tuple[float, float] | None = None,
     full_scale: float | None = None,
     dtype: Any = "float32",
     name: str | None = None,
@@ -65,19 +66,25 @@ def load_dataset(
         - `.npz` (`numpy.savez`): arrays ``x_train, y_train`` and, optionally,
           ``x_test, y_test``;
         - `.mat` (MATLAB or Octave, ``-v7`` or older): variables of the same names;
-        - `.csv`, `.tsv`: one sample per line, a column of labels, perhaps a header row;
+        - `.csv`, `.tsv`, `.txt`, gzipped or not: one sample per line, a column of labels, perhaps
+          a header row and an index in front, as pandas, R and `numpy.savetxt` write them;
         - an IDX images file, gzipped or not, beside its labels file (``images`` in the name
           replaced by ``labels``);
         - a folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and, optionally,
           the two ``t10k-`` (or ``test-``) files, with ``-`` or ``.`` before ``idx``, gzipped or
-          not.
+          not, also below it in ``raw`` or ``NAME/raw`` as torchvision puts them.
 
-        In `.npz` and `.mat` files `x_train` may also be called ``X_train, xtrain, Xtrain, x, X``
-        or ``images``, `y_train` likewise, or ``labels``.
+        Reading a compressed file may take 24 MiB and 256 times its size. In `.npz` and
+        `.mat` files `x_train` may also be called ``X_train, xtrain, Xtrain, x, X`` or ``images``,
+        `y_train` likewise, or ``labels``.
     encoding : (float, float), optional
         Values (background, ink) that pixel intensities 0 and 1 become. By default uint8 data
         are pixels and become numbers in [0, 1], and all other data are left as they are. If
-        given, other data are taken for intensities between 0 and `full_scale`, too.
+        given, other data are taken for intensities between 0 and `full_scale`, too ((0, 1) without
+        a `full_scale` leaves them as they are).
+    image_encoding : (float, float), optional
+        The encoding of uint8 images, arrays (m, h, w), if `encoding` is not given. Images of floats
+        are left as they are.
     full_scale : float, optional
         File value of full ink: by default 255 for uint8 data and 1 for others.
     dtype : {"float32", "float64"}
@@ -88,17 +95,19 @@ def load_dataset(
         Whether y holds labels (integers or strings, sorted and numbered 0, ..., C-1, the
         originals kept in ``classes``) or float targets.
     samples : {"rows", "columns"}, optional
-        `.npz` and `.mat` only: whether samples lie along the first axis of the file's arrays
-        (default for `.npz`) or along the last (default for `.mat`). Images are (m, h, w) or
+        `.npz` and `.mat` only: whether samples lie along the first axis of the file's arrays or
+        along the last. By default as the number of labels says; where it leaves both, the first
+        for `.npz` and the last for `.mat`. Images are (m, h, w) or
         (h, w, m), respectively.
     label_column : int or str, optional
-        Tables only: index from 0 (negative from the end, default -1) or header name of the
-        column of labels or targets.
+        Tables only: index from 0 (negative from the end) or header name of the column of labels
+        or targets. By default the column that the header calls label, class, target, species or
+        similar, else the last.
     delimiter : str, optional
         Tables only: by default the one of tab, semicolon, comma and space that fits.
     header : bool, optional
-        Tables only: whether the first row holds names; by default told by whether its cells are
-        numbers.
+        Tables only: whether the first row holds names. By default told by its cells; refused
+        where it could be either.
 
     Returns
     -------
@@ -146,6 +155,8 @@ def load_dataset(
                 f"{', '.join(accepted) or 'no such options'}"
             )
     raw = reader(path, **given)
+    if encoding is None and raw.x_train.ndim == 3 and raw.x_train.dtype == "uint8":
+        scaling = Scaling.checked(image_encoding, full_scale)
     data = assemble(
         raw, scaling=scaling, dtype=dtype, name=_name(path) if name is None else name, task=task
     )

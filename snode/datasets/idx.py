@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 _MAX_NDIM = 3
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_OWN_FILES = (".npz", ".mat", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt.gz")
 _TEST_PREFIXES = ("t10k", "test")
 
 
@@ -116,18 +118,54 @@ def read_idx_pair(images: Path) -> RawData:
 
 
 def read_idx_folder(folder: Path) -> RawData:
-    """Return the training files of a folder and, if they are there, its test files."""
+    """Return the training files of a folder and, if they are there, its test files.
+
+    They may lie below it, in ``raw`` or ``NAME/raw``, as torchvision puts them.
+    """
+    folder = _folder_of_files(folder)
     train = _find_pair(folder, "train")
     if train is None:
         raise FileNotFoundError(
             f"{folder}: no IDX training files; expected train-images-idx3-ubyte and "
-            "train-labels-idx1-ubyte, with '-' or '.' before idx, possibly with .gz"
+            "train-labels-idx1-ubyte, with '-' or '.' before idx, possibly with .gz, here or in "
+            f"raw or NAME/raw below{_what_is_there(folder)}"
         )
     for prefix in _TEST_PREFIXES:
         test = _find_pair(folder, prefix)
         if test is not None:
             return RawData(str(folder), *_read_pair(*train), *_read_pair(*test))
     return RawData(str(folder), *_read_pair(*train))
+
+
+def _folder_of_files(folder: Path) -> Path:
+    """Return the folder itself, or the only one at the usual places that has training files."""
+    own_name = (folder / folder.name).is_file()  # Kaggle: the folder of one of the four files
+    for places in ([folder.resolve().parent] if own_name else [], [folder], [folder / "raw"],
+                   sorted(folder.glob("*/raw")), sorted(folder.glob("*/"))):  # fmt: skip
+        found = [place for place in places if _holds_training(place)]
+        if len(found) > 1:
+            names = ", ".join(str(place) for place in found[:5])
+            raise ValueError(f"{folder}: holds several data sets; give one of them: {names}")
+        if found:
+            return found[0]
+    return folder
+
+
+def _holds_training(folder: Path) -> bool:
+    return _find(folder, "train-images", ("idx3", "idx2")) is not None or (
+        _find(folder, "train-labels", ("idx1",)) is not None
+    )
+
+
+def _what_is_there(folder: Path) -> str:
+    """Return a hint: files that could be read by themselves, or what else the folder holds."""
+    names = sorted(path.name for path in islice(folder.iterdir(), 1000))
+    images = [name for name in names if "images" in name and "idx" in name]
+    tables = [name for name in names if name.lower().endswith(_OWN_FILES)]
+    for found, what in ((images, "images files"), (tables, "files that can be given themselves")):
+        if found:
+            return f"; it holds {what}, such as {folder / found[0]}"
+    return f"; it holds {', '.join(names[:5]) or 'nothing'}"
 
 
 def _read_pair(images: Path, labels: Path) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -169,7 +207,9 @@ def _find(folder: Path, stem: str, kinds: tuple[str, ...]) -> Path | None:
         for separator in "-."
         for kind in kinds
     )
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    # in Kaggle's archives each file lies in a folder of its own name
+    places = (place for name in names for place in (folder / name, folder / name / name))
+    return next((place for place in places if place.is_file()), None)
 
 
 def _labels_path(images: Path) -> Path:

@@ -57,7 +57,8 @@ def check_state(field: Any, x: Array, name: str) -> None:
     n = field.n
     if not is_array(x):
         raise TypeError(
-            f"{name} must be a NumPy or CuPy array of shape ({n}, m); got {type(x).__name__}"
+            f"{name} must be a NumPy or CuPy array of shape ({n}, m), as numpy.asarray({name}) "
+            f"makes it; got {type(x).__name__}"
         )
     if x.ndim != 2 or x.shape[0] != n or x.shape[1] == 0:
         raise ValueError(

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, own_error_state, to_host
+from snode.backend import Array, array_namespace, own_error_state, plain, to_host
 from snode.copying import Portable
 from snode.interrupts import StopFlag, stop_on_signals
 from snode.io import load_arrays, save_arrays
@@ -328,7 +328,7 @@ def as_split(data: Any) -> _Split:
         return _Split(data.x_train, data.y_train, data.x_test, data.y_test, data.n_classes or 2)
     if not (isinstance(data, tuple | list) and len(data) in (2, 4)):
         raise TypeError("data must be a Dataset, (x, y) or (x, y, x_test, y_test)")
-    x, y, x_test, y_test = (*data, None, None)[:4]
+    x, y, x_test, y_test = map(plain, (*data, None, None)[:4])
     if not hasattr(y, "ndim"):
         raise TypeError("data must hold arrays: y is not an array")
     labels = y.ndim == 1 and y.size and y.dtype.kind in "iu"
