@@ -8,6 +8,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, own_error_state, to_host
 from snode.fields.base import has_readout, is_shareable, n_outputs, outputs
+from snode.labels import check_labels, check_order
 from snode.ode.problems import Solver, as_solver, check_state
 from snode.threads import map_blocks
 
@@ -106,7 +107,7 @@ def accuracy(
     Raises
     ------
     ValueError, TypeError
-        As `predict`, and if `y` does not have one label per column.
+        As `predict`, and if `y` does not hold one label 0..C-1 for each column.
 
     Examples
     --------
@@ -116,8 +117,8 @@ def accuracy(
     >>> snode.accuracy(field, np.zeros((3, 2)), np.array([1, 2]), n_classes=3)
     0.5
     """
-    _check_y(x, y)
-    return float((predict(field, x, n_classes=n_classes, solver=solver) == y).mean())
+    labels = check_scored(field, x, y, n_classes)
+    return float((predict(field, x, n_classes=n_classes, solver=solver) == labels).mean())
 
 
 @own_error_state
@@ -137,16 +138,20 @@ def confusion(
     array([[0, 1],
            [0, 2]])
     """
-    _check_y(x, y)
+    true = check_scored(field, x, y, n_classes)
     n_classes = check_classes(field, n_classes)
-    labels = to_host(predict(field, x, n_classes=n_classes, solver=solver))
+    found = to_host(predict(field, x, n_classes=n_classes, solver=solver))
     counts = np.zeros((n_classes, n_classes), dtype=np.int64)
-    np.add.at(counts, (to_host(y), labels), 1)
+    np.add.at(counts, (to_host(true), found), 1)
     return counts
 
 
-def _check_y(x: Array, y: Array) -> None:
-    if getattr(y, "ndim", None) != 1 or y.shape != x.shape[1:]:
-        raise ValueError(
-            f"y must be integer labels of shape {x.shape[1:]}; got {getattr(y, 'shape', type(y))}"
-        )
+def check_scored(
+    field: Any, x: Array, y: Array, n_classes: int | None, names: tuple[str, str] = ("x", "y")
+) -> Array:
+    """Return the labels `y` of samples `x` as int64; raise if one of them does not fit."""
+    check_order(x, y)
+    check_state(field, x, names[0])
+    labels = check_labels(y, check_classes(field, n_classes), int(x.shape[1]), names[1])
+    array_namespace(x, labels)
+    return labels

@@ -12,9 +12,10 @@ import numpy as np
 
 from snode.analysis.layers import LayerPass
 from snode.analysis.rows import pull_back
-from snode.backend import Array, array_namespace, is_array, own_error_state, to_host
+from snode.backend import Array, array_namespace, own_error_state, to_host
 from snode.copying import Portable
 from snode.fields.base import is_shareable
+from snode.labels import check_labels, check_order
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver
 from snode.predict import check_classes, predict
@@ -177,17 +178,21 @@ class Task:
         solver: str | Solver, target: Any = None, any_class: bool = False,
     ) -> Task:  # fmt: skip
         """Check the arguments; `any_class`: any wrong class is a success, whatever the target."""
+        check_order(x, y)
         check_state(field, x, "x")
         chosen, C = as_solver(solver), check_classes(field, n_classes)
         if C < 2:
             raise ValueError(f"n_classes must be at least 2 to attack; got {C}")
         xp = array_namespace(x)
-        labels = _labels("y", y, x, C)
+        m = int(x.shape[1])
+        labels = check_labels(y, C, m)
+        array_namespace(x, labels)
         low, high = _box(box, x)
         aim = xp.full(x.shape[1], -1, dtype=np.int64)
         if target is not None:
             single = isinstance(target, int | np.integer) and not isinstance(target, bool)
-            aim = _labels("target", xp.full_like(labels, target) if single else target, x, C)
+            aim = check_labels(xp.full(m, int(target)) if single else target, C, m, "target")
+            array_namespace(x, aim)
         try:
             label = predict(field, x, n_classes=C, solver=chosen)
         except IntegrationError as error:
@@ -318,21 +323,6 @@ def behind(z: Array) -> Array:
 
 
 # --- arguments ------------------------------------------------------------------------------------
-
-
-def _labels(name: str, labels: Any, x: Array, n_classes: int) -> Array:
-    m = x.shape[1]
-    xp = array_namespace(x)
-    if not is_array(labels) or labels.shape != (m,) or not xp.issubdtype(labels.dtype, xp.integer):
-        got = f"{labels.dtype} {labels.shape}" if is_array(labels) else repr(labels)
-        raise ValueError(f"{name} must be integer labels of shape ({m},); got {got}")
-    array_namespace(x, labels)
-    if int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-        raise ValueError(
-            f"{name} must hold labels 0..{n_classes - 1}; "
-            f"got {int(labels.min())}..{int(labels.max())}"
-        )
-    return labels.astype(np.int64)
 
 
 def _box(box: Any, x: Array) -> tuple[Any, Any]:

@@ -35,6 +35,7 @@ from snode.backend import (
 )
 from snode.copying import Portable
 from snode.fields.base import has_readout, is_shareable, outputs
+from snode.labels import check_labels
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver, solve_direct
 from snode.ode.tableaus import ADAPTIVE
@@ -337,7 +338,7 @@ def certified_radius(
     spread = _spread(field, x, chosen, growth)
     z, error = _outputs(field, spread.x_T, C)
     label = z.argmax(axis=0)
-    kept = label if y is None else _labels(y, x.shape[1], C)
+    kept = label if y is None else to_host(check_labels(y, C, int(x.shape[1])))
     k = np.arange(z.shape[1])
     lead = z[kept, k] - z
     lead[kept, k] = np.inf
@@ -540,15 +541,3 @@ def _distances(field: Any, n_classes: int) -> Array:
     length = np.linalg.norm(V, axis=1)
     error = 1.01 * gamma(field.n + 4, field.V.dtype) * (length[:, None] + length)
     return np.linalg.norm(V[:, None] - V, axis=2) * (1 + 4 * field.n * EPS) + error
-
-
-def _labels(y: Any, m: int, n_classes: int) -> Array:
-    if not is_array(y) or y.shape != (m,) or to_host(y).dtype.kind not in "iu":
-        got = f"{y.dtype} {y.shape}" if is_array(y) else repr(y)
-        raise ValueError(f"y must be integer labels of shape ({m},); got {got}")
-    labels = to_host(y).astype(np.int64)
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise ValueError(
-            f"y must hold labels 0..{n_classes - 1}; got {labels.min()}..{labels.max()}"
-        )
-    return labels

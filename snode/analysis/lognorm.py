@@ -32,7 +32,7 @@ from snode.analysis.slope_problem import (
 from snode.analysis.slope_search import Search, Trace, alternating, gradient_flow, refine, starts_of
 from snode.backend import Array, follow, from_device, own_error_state, single_threaded_blas
 from snode.copying import Portable
-from snode.ode.arguments import check_choice
+from snode.ode.arguments import check_choice, check_unmasked
 from snode.results import Status
 
 __all__ = ["LogNormPath", "LogNormResult", "log_norm", "max_log_norm"]
@@ -189,6 +189,7 @@ def _weighted(stack: Array, weight: Any) -> Array:
 
 def _real(A: Any, name: str) -> Array:
     """Return a finite float64 array on the host."""
+    check_unmasked(A, name)
     A = from_device(A)
     if np.iscomplexobj(A):
         raise ValueError(f"{name} must be real; got complex numbers")
@@ -457,6 +458,7 @@ def as_slopes(slopes: Any, count: int) -> list[tuple[float, float]]:
 
 
 def _parts(chain: Chain, value: Any, name: str) -> tuple[Array, ...]:
+    check_unmasked(value, name)
     value = from_device(value)
     parts = value if isinstance(value, list | tuple) and np.ndim(value[0]) == 1 else (value,)
     arrays = tuple(np.asarray(part, dtype=np.float64) for part in parts)

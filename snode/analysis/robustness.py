@@ -11,8 +11,9 @@ import numpy as np
 from snode.analysis.attacks import AttackResult, success_curve
 from snode.backend import Array, array_namespace, own_error_state
 from snode.copying import Portable
-from snode.ode.problems import Solver
-from snode.predict import accuracy
+from snode.labels import check_labels, check_order
+from snode.ode.problems import Solver, check_state
+from snode.predict import accuracy, check_scored
 
 __all__ = ["NoiseAccuracy", "accuracy_under_attack", "accuracy_under_noise"]
 
@@ -119,6 +120,7 @@ def accuracy_under_noise(
     """
     if isinstance(n_draws, bool) or not isinstance(n_draws, int | np.integer) or n_draws < 1:
         raise ValueError(f"n_draws must be a positive integer; got {n_draws!r}")
+    check_scored(field, x, y, n_classes)
     generator = np.random.default_rng(rng)
     xp = array_namespace(x)
 
@@ -185,6 +187,9 @@ def accuracy_under_attack(
     >>> accuracy_under_attack(field, x, y, attack, [0.0, 0.2, 0.6]).round(2)
     array([0.67, 0.33, 0.  ])
     """
+    check_order(x, y)
+    check_state(field, x, "x")
+    check_labels(y, None, int(x.shape[1]))  # how many classes there are, only the attack knows
     sizes = np.asarray(radii, dtype=np.float64)
     if not (sizes >= 0).all():
         raise ValueError(f"radii must be >= 0; got {radii!r}")

@@ -16,9 +16,10 @@ import numpy as np
 from snode.analysis.blocks import BLOCK, check_positive, join_blocks, solve_blocks, solve_on
 from snode.analysis.rows import adjoint_rows, pull_back, tangent_rows
 from snode.analysis.uncertainty import Uncertainty, output_uncertainty
-from snode.backend import Array, array_namespace, is_array, own_error_state
+from snode.backend import Array, array_namespace, own_error_state
 from snode.copying import Portable
 from snode.fields.base import has_readout, n_outputs, outputs
+from snode.labels import check_labels
 from snode.ode.arguments import (
     check_choice,
     check_finite,
@@ -385,13 +386,6 @@ def _check_label(label: Any, x: Array, n_classes: int) -> Array | None:
         return None
     if isinstance(label, int | np.integer) and not isinstance(label, bool):
         label = xp.full(m, int(label))
-    if not is_array(label):
-        raise TypeError(f"label must be an integer or an integer array ({m},); got {type(label)}")
+    label = check_labels(label, n_classes, m, "label")
     array_namespace(x, label)
-    if label.shape != (m,) or label.dtype.kind not in "iu":
-        raise ValueError(
-            f"label must be integers of shape ({m},); got {label.dtype} of shape {label.shape}"
-        )
-    if bool(((label < 0) | (label >= n_classes)).any()):
-        raise ValueError(f"label must be in 0..{n_classes - 1}")
     return label

@@ -14,6 +14,7 @@ from snode.analysis.lognorm import max_log_norm
 from snode.analysis.slope_bound import slope_bound
 from snode.analysis.slope_problem import exponent_of, make_chain
 from snode.backend import Array, from_device
+from snode.ode.arguments import check_unmasked
 
 __all__ = ["Certificate", "NewtonStep", "Pattern", "Point", "Problem", "newton_from_left"]
 
@@ -319,6 +320,7 @@ def _active(multiplier: Array) -> Array:
 
 def as_matrix(A: Any) -> Array:
     """Return a finite square float64 matrix on the host."""
+    check_unmasked(A, "A")
     A = from_device(A)
     if np.iscomplexobj(A):
         raise ValueError("A must be real; got a complex array")

@@ -17,6 +17,7 @@ from snode.analysis.blocks import BLOCK, check_positive, join_blocks, solve_bloc
 from snode.analysis.rows import pull_back
 from snode.backend import Array, array_namespace, to_host
 from snode.fields.base import n_outputs, outputs
+from snode.labels import check_labels, check_plain
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import as_solver
 from snode.predict import check_classes
@@ -358,19 +359,16 @@ def _input_shape(shape: Any, n: int) -> tuple[int, ...]:
 
 def _labels(name: str, labels: Any, m: int, C: int) -> HostArray:
     """Return class labels (m,); a single one stands for all."""
-    found = np.asarray(labels)
-    if found.dtype.kind not in "iu" or found.shape not in ((), (m,)):
-        raise ValueError(
-            f"{name} must be integer labels of shape ({m},); got {found.dtype} {found.shape}"
-        )
-    if found.min() < 0 or found.max() >= C:
-        raise ValueError(f"{name} must hold labels 0..{C - 1}; got {found.min()}..{found.max()}")
-    return np.broadcast_to(found, (m,))
+    found = np.asanyarray(labels)  # lists are what ART passes; a mask must not get lost
+    if found.ndim == 0:
+        found = np.broadcast_to(found, (m,))
+    return np.asarray(check_labels(found, C, m, name))
 
 
 def _class_weights(y: Any, m: int, C: int) -> HostArray:
     """Return the weight of each class in the cross entropy, float64 (C, m)."""
-    found = np.asarray(y)
+    found: Any = np.asanyarray(y)
+    check_plain(found, "y", f"labels ({m},) or weights of the classes ({m}, {C})")
     if found.ndim == 1 or found.shape == (m, 1):
         labels = _labels("y", found.ravel(), m, C)
         return np.asarray(labels == np.arange(C)[:, None], dtype=np.float64)
@@ -381,4 +379,4 @@ def _class_weights(y: Any, m: int, C: int) -> HostArray:
         )
     if not (found >= 0).all() or not np.isfinite(found).all():
         raise ValueError("y must be finite and >= 0")
-    return found.T.astype(np.float64)
+    return np.asarray(found.T, dtype=np.float64)

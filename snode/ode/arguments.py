@@ -12,7 +12,7 @@ from snode.backend import Array, array_namespace, is_array, to_host
 
 __all__ = [
     "as_grid", "as_state", "as_tolerance", "check_choice", "check_finite", "check_grid",
-    "check_like", "check_parameters", "check_state",
+    "check_like", "check_parameters", "check_state", "check_unmasked",
 ]  # fmt: skip
 
 
@@ -93,6 +93,16 @@ def check_finite(x: Array, name: str) -> None:
         raise ValueError(f"{name} must be finite; {describe(index)} is {float(x[index])}")
 
 
+def check_unmasked(value: Any, name: str) -> None:
+    """Raise TypeError for masked arrays, whose hidden entries would be computed with."""
+    parts = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise TypeError(
+            f"{name} must be a plain array; got a MaskedArray. Hidden entries are not left out: "
+            f"fill them with .filled(...), or use .data"
+        )
+
+
 def first_true(mask: Array) -> tuple[int, ...]:
     """Return the index of the first True entry."""
     return tuple(int(k[0]) for k in map(to_host, array_namespace(mask).nonzero(mask)))
@@ -105,6 +115,7 @@ def describe(index: Sequence[Any]) -> str:
 
 def as_grid(t: Any, breakpoints: Iterable[float]) -> Array:
     """Return the strictly monotone float64 grid `t`; it must contain the breakpoints inside it."""
+    check_unmasked(t, "t")
     try:
         t = np.asarray(t, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -153,6 +164,7 @@ def as_tolerance(rtol: Any, atol: Any, x0: Array) -> tuple[float, Any]:
         if rtol == 0 and atol == 0:
             raise ValueError("rtol and atol must not both be 0")
         return float(rtol), float(atol)
+    check_unmasked(atol, "atol")
     try:
         values = np.asarray(atol, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from snode.ode.adaptive import solve_adaptive
 from snode.ode.adjoint import rk_adjoint
 from snode.ode.arguments import (
     check_choice,
+    check_finite,
     check_grid,
     check_like,
     check_parameters,
@@ -244,10 +245,30 @@ def solve_sensitivity(
     if dx0 is None:
         dx0 = xp.zeros_like(sol.x_T)
     check_like(dx0, sol.x_T, "dx0")
+    check_finite(dx0, "dx0")
     check_parameters(sol.field, dtheta, "dtheta")
+    for name, array in (dtheta or {}).items():
+        check_finite(array, f"dtheta[{name!r}]")
     if not (isinstance(dT, int | float | np.number) and isfinite(dT)):
         raise ValueError(f"dT must be a finite number; got {dT!r}")
     control = _continuous_control(sol, mode, rtol, atol)
+    return sensitivity_of(sol, dx0, dtheta, dT, control)
+
+
+def sensitivity_of(
+    sol: OdeSolution,
+    dx0: Array | None = None,
+    dtheta: Mapping[str, Array] | None = None,
+    dT: float = 0.0,
+    control: StepControl | None = None,
+) -> Array:
+    """As `solve_sensitivity`, for arguments that were checked.
+
+    In training a direction may overflow; it shows in the cost, which is looked at.
+    """
+    xp = array_namespace(sol.x_T)
+    if dx0 is None:
+        dx0 = xp.zeros_like(sol.x_T)
     if sol.columns is not None:
         parts = [
             _sensitivity(column, dx0[:, j : j + 1].copy(), dtheta, dT, control)
@@ -339,8 +360,18 @@ def solve_adjoint(
     _check_solution(sol)
     check_differentiable(sol.field)
     check_like(lam_T, sol.x_T, "lam_T")
+    check_finite(lam_T, "lam_T")
+    return adjoint_of(sol, lam_T, mode, _continuous_control(sol, mode, rtol, atol))
+
+
+def adjoint_of(
+    sol: OdeSolution,
+    lam_T: Array,
+    mode: str = "discrete",
+    control: StepControl | None = None,
+) -> AdjointSolution:
+    """As `solve_adjoint`, for arguments that were checked; see `sensitivity_of`."""
     xp = array_namespace(lam_T)
-    control = _continuous_control(sol, mode, rtol, atol)
     partials = {name: xp.zeros_like(array) for name, array in sol.field.parameters.items()}
     if sol.columns is None:
         t, lam, made, products = _adjoint(sol, lam_T, partials, control)

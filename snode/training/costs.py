@@ -30,6 +30,8 @@ from snode.backend import (
     to_host_together,
 )
 from snode.fields.base import has_readout, n_outputs, outputs
+from snode.labels import check_labels, check_plain
+from snode.ode.arguments import check_finite
 from snode.training.innerproducts import L2, pair_number
 
 __all__ = ["Cost", "LineModel", "TerminalCost"]
@@ -134,32 +136,34 @@ class TerminalCost:
     Raises
     ------
     ValueError
-        If `y` has a wrong shape or range, or the cross entropy is asked for without labels.
+        If `y` has a wrong shape or range, is not finite, or the cross entropy is asked for without
+        labels.
     """
 
     def __init__(self, cost: Cost, field: Any, y: Array) -> None:
         self.cost, self.n = cost, n_outputs(field)
-        xp = array_namespace(y)
         dtype = next((p.dtype for p in field.parameters.values()), np.dtype("float64"))
         self.labels: Array | None = None
-        if y.ndim == 1 and xp.issubdtype(y.dtype, xp.integer):
+        check_plain(y, "y", f"labels (m,) or targets ({self.n}, m)")
+        if y.ndim == 1:
             if has_readout(field) and cost.n_classes != self.n:
                 raise ValueError(
                     f"n_classes must be the number of outputs of the field, {self.n}; "
                     f"got {cost.n_classes}"
                 )
-            self.labels = check_labels(y, cost.n_classes, self.n)
+            _check_size(cost.n_classes, self.n)
+            self.labels = check_labels(
+                y, cost.n_classes, int(y.shape[0]), otherwise=f" or targets ({self.n}, m)"
+            )
             self.m = int(y.shape[0])
             self.target = None if cost.l2 == 0 else one_hot(self.labels, self.n, dtype)
-        elif y.ndim == 2 and y.shape[0] == self.n:
+        else:
+            check_targets(y, self.n)
             if cost.ce > 0:
                 raise ValueError("y must be integer labels (m,) when ce > 0; got targets (n, m)")
             self.m, self.target = int(y.shape[1]), y.astype(dtype, copy=False)
-        else:
-            raise ValueError(
-                f"y must be integer labels (m,) or targets ({self.n}, m); "
-                f"got {y.dtype} of shape {y.shape}"
-            )
+            if self.target.dtype.itemsize < y.dtype.itemsize:
+                check_finite(self.target, f"y as {dtype}")  # 1e300 is not a float32
         self.rest = _rest(field)
         # root finding is scalar work: the labels go to the host once
         self.host_labels = to_host(self.labels) if cost.ce and self.labels is not None else None
@@ -366,17 +370,24 @@ def one_hot(labels: Array, n: int, dtype: Any) -> Array:
     return out
 
 
-def check_labels(y: Array, n_classes: int, n: int) -> Array:
-    """Return int64 labels, or raise ValueError if they are not 0..n_classes-1 or n is too small."""
+def check_targets(y: Array, n: int, m: int | None = None, name: str = "y") -> None:
+    """Raise unless `y` holds finite targets (n, m)."""
+    expected = f"{name} must be integer labels (m,) or targets ({n}, m)"
+    if y.ndim != 2 or y.shape[0] != n or (m is not None and y.shape[1] != m):
+        hint = f"; did you mean {name}.T?" if y.ndim == 2 and y.shape[1] == n else ""
+        raise ValueError(f"{expected}; got {y.dtype} of shape {y.shape}{hint}")
+    if y.dtype.kind not in "fiub":
+        raise ValueError(f"{expected}; got {y.dtype}: targets are real numbers")
+    if y.dtype.kind == "f":
+        check_finite(y, name)
+
+
+def _check_size(n_classes: int, n: int) -> None:
     if n < n_classes:
         raise ValueError(
             f"n_classes must be at most the state dimension {n}; got {n_classes}. Give Cost the "
             "number of classes of your data, or pad the inputs with rows of zeros"
         )
-    if y.shape[0] == 0 or int(y.min()) < 0 or int(y.max()) >= n_classes:
-        found = "no labels" if y.shape[0] == 0 else f"labels {int(y.min())}..{int(y.max())}"
-        raise ValueError(f"y must hold labels 0..{n_classes - 1}; got {found}")
-    return y.astype(np.int64)
 
 
 def _dot(a: Array, b: Array) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, is_on_device, own_error_state, to_host_together
 from snode.fields.base import outputs, outputs_jvp, outputs_vjp
-from snode.ode.problems import Solver, as_solver, check_state, solve_adjoint, solve_sensitivity
+from snode.labels import check_order, check_plain
+from snode.ode.problems import Solver, adjoint_of, as_solver, check_state, sensitivity_of
 from snode.results import OdeSolution
 from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
 from snode.training.innerproducts import InnerProduct, as_inner_product, pair_number
@@ -104,14 +105,14 @@ def terminal_partials(sol: Any, terminal: TerminalCost) -> dict[str, Array]:
 def pull_back(sol: Any, lam_T: Array) -> dict[str, Array]:
     """Return the partial derivatives of the function of x(T) whose derivative is `lam_T`."""
     if isinstance(sol, OdeSolution):
-        return solve_adjoint(sol, lam_T).partials
+        return adjoint_of(sol, lam_T).partials
     return dict(sol.pull_back(lam_T))
 
 
 def tangent(sol: Any, direction: Parameters) -> Array:
     """Return the derivative of x(T) along a direction of the parameters."""
     if isinstance(sol, OdeSolution):
-        return solve_sensitivity(sol, dtheta=direction)[-1]
+        return sensitivity_of(sol, dtheta=direction)[-1]
     return sol.tangent(direction)
 
 
@@ -124,9 +125,9 @@ def moved(field: Any, step: float, direction: Parameters) -> Any:
 
 def check_data(field: Any, x: Array, y: Array) -> None:
     """Raise unless `x` fits the field and `y` has one entry per column of `x`."""
+    check_order(x, y)
     check_state(field, x, "x")
-    if not hasattr(y, "ndim"):
-        raise TypeError(f"y must be an array of labels (m,) or targets (n, m); got {type(y)}")
+    check_plain(y, "y", "labels (m,) or targets (n, m)")
     array_namespace(x, y)
     if y.shape[-1:] != x.shape[1:]:
         raise ValueError(f"y must have one entry per column of x ({x.shape[1]}); got {y.shape}")

@@ -21,14 +21,16 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, own_error_state, plain, to_host
 from snode.copying import Portable
+from snode.fields.base import n_outputs
 from snode.interrupts import StopFlag, stop_on_signals
 from snode.io import load_arrays, save_arrays
+from snode.labels import check_labels, check_plain
 from snode.ode.problems import Solver, as_solver, check_choice, check_state
-from snode.predict import accuracy
+from snode.predict import accuracy, check_classes
 from snode.progress import Callback, bar, check_callback, tell
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
 from snode.threads import check_threads, thread_limit
-from snode.training.costs import Cost, default_cost
+from snode.training.costs import Cost, check_targets, default_cost
 from snode.training.distributed import DistributedProblem, Team
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
 from snode.training.gradients import EULER, check_data
@@ -264,7 +266,7 @@ def train(
         raise ValueError(f"eval_every must be positive or None; got {eval_every!r}")
     if eval_samples is not None and eval_samples < 1:
         raise ValueError(f"eval_samples must be positive or None; got {eval_samples!r}")
-    _check_split(field, split, cost)
+    check_split(field, split, cost)
     if inner is None:
         inner = "l2" if method == "ncg" else "euclidean"
     run = _Training(field, split, cost, options, as_inner_product(inner, field), rng, team)
@@ -329,26 +331,28 @@ def as_split(data: Any) -> _Split:
     if not (isinstance(data, tuple | list) and len(data) in (2, 4)):
         raise TypeError("data must be a Dataset, (x, y) or (x, y, x_test, y_test)")
     x, y, x_test, y_test = map(plain, (*data, None, None)[:4])
-    if not hasattr(y, "ndim"):
-        raise TypeError("data must hold arrays: y is not an array")
+    check_plain(y, "y", "labels (m,) or targets (n, m)")
     labels = y.ndim == 1 and y.size and y.dtype.kind in "iu"
     return _Split(x, y, x_test, y_test, max(2, int(y.max()) + 1) if labels else 2)
 
 
-def _check_split(field: Any, split: _Split, cost: Cost) -> None:
+def check_split(field: Any, split: _Split, cost: Cost) -> None:
     """Find bad data before the first minibatch."""
     check_data(field, split.x, split.y)
     cost.at(field, split.y)
     x, y = split.x_test, split.y_test
     if x is None and y is None:
         return
-    if x is None or y is None or not hasattr(y, "shape"):
+    if x is None or y is None:
         raise TypeError("x_test and y_test must both be arrays, or both be left out")
     check_state(field, x, "x_test")
-    if y.shape[-1:] != x.shape[1:]:
-        raise ValueError(
-            f"y_test must have one entry per column of x_test ({x.shape[1]}); got {y.shape}"
-        )
+    m = int(x.shape[1])
+    check_plain(y, "y_test", f"labels ({m},) or targets ({n_outputs(field)}, {m})")
+    array_namespace(x, y)
+    if y.ndim == 2 and y.dtype.kind == "f":
+        check_targets(y, n_outputs(field), m, "y_test")
+    else:
+        check_labels(y, check_classes(field, cost.n_classes), m, "y_test")
 
 
 class _Training:

@@ -24,10 +24,9 @@ from snode.copying import Portable
 from snode.io import load, read_json, replacing, save
 from snode.results import ModelFormatError, Status
 from snode.threads import check_threads
-from snode.training.costs import Cost
+from snode.training.costs import Cost, default_cost
 from snode.training.distributed import check_client, submit, wait_for_any, workers_of
-from snode.training.gradients import check_data
-from snode.training.loop import as_split, field_identity, train
+from snode.training.loop import as_split, check_split, field_identity, train
 
 __all__ = ["SweepResult", "SweepRow", "sweep"]
 
@@ -200,7 +199,7 @@ def sweep(
     check_threads(threads)
     split = as_split(data)
     if _is_field(field):
-        check_data(field, split.x, split.y)
+        check_split(field, split, cost or default_cost(field, split.n_classes))
     if executor is not None:
         check_client(executor)
     jobs = [_Job(run, common | run) for run in table]

@@ -585,18 +585,18 @@ WRONG = {
     "one class": (
         lambda f: saliency(f, X, n_classes=1, kind="margin"), "n_classes must be at least 2",
     ),
-    "label": (lambda f: saliency(f, X, label=3, n_classes=C), r"label must be in 0\.\.2"),
+    "label": (lambda f: saliency(f, X, label=3, n_classes=C), r"label must hold labels 0\.\.2"),
     "negative label": (
-        lambda f: saliency(f, X, label=np.full(M, -1), n_classes=C), r"label must be in 0\.\.2",
+        lambda f: saliency(f, X, label=np.full(M, -1), n_classes=C), "label must hold labels 0..2",
     ),
-    "label type": (lambda f: saliency(f, X, label=[1], n_classes=C), "label must be an integer"),
-    "label bool": (lambda f: saliency(f, X, label=True, n_classes=C), "label must be an integer"),
+    "label type": (lambda f: saliency(f, X, label=[1], n_classes=C), "must be integer labels"),
+    "label bool": (lambda f: saliency(f, X, label=True, n_classes=C), "must be integer labels"),
     "label shape": (
         lambda f: saliency(f, X, label=np.zeros(3, int), n_classes=C),
-        r"label must be integers of shape \(5,\); got int64 of shape \(3,\)",
+        r"label must be integer labels of shape \(5,\); got int64 of shape \(3,\)",
     ),
     "label dtype": (
-        lambda f: saliency(f, X, label=np.zeros(M), n_classes=C), "label must be integers",
+        lambda f: saliency(f, X, label=np.zeros(M), n_classes=C), "label must be integer labels",
     ),
     "variance": (lambda f: output_uncertainty(f, X, -1.0, n_classes=C), "covariance must be fin"),
     "variance nan": (lambda f: output_uncertainty(f, X, np.nan, n_classes=C), "covariance must be"),

@@ -506,7 +506,7 @@ def test_wrong_samples(x, message):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.array([0, 1, 3]), r"y must hold labels 0..2; got 0..3"),
+        (np.array([0, 1, 3]), r"y must hold labels 0..2; got labels 0..3"),
         (np.array([0, 1]), r"y must be integer labels of shape \(3,\)"),
         (np.array([0.0, 1.0, 2.0]), "y must be integer labels"),
         (np.eye(4)[:3], r"weights of the classes \(3, 3\); got float64 \(3, 4\)"),

@@ -306,7 +306,11 @@ def test_options_are_checked(options, message):
         (Cost(n_classes=6), np.array([0, 1]), "n_classes must be at most the state dimension 5"),
         (Cost(), np.array([0, 1]), "n_classes must be at most the state dimension 5; got 10"),
         (Cost(l2=0, ce=1, n_classes=C), np.zeros((N, 2)), r"y must be integer labels \(m,\) when"),
-        (Cost(n_classes=C), np.zeros(4), r"y must be integer labels \(m,\) or targets \(5, m\)"),
+        (
+            Cost(n_classes=C),
+            np.zeros(4),
+            r"y must be integer labels of shape \(4,\) or targets \(5, m",
+        ),
         (Cost(n_classes=C), np.zeros((4, N)), r"y must be integer labels.*of shape \(4, 5\)"),
         (Cost(n_classes=C), np.zeros((N, 2, 1)), "y must be integer labels"),
         (Cost(n_classes=C), np.array([True, False]), "y must be integer labels"),

@@ -58,7 +58,8 @@ def test_float32(make_field):
 @pytest.mark.parametrize("function", [snode.accuracy, snode.confusion])
 @pytest.mark.parametrize("y", [np.zeros(9, int), np.zeros((10, 1), int), [0] * 10, None])
 def test_labels_are_checked(field, function, y):
-    with pytest.raises(ValueError, match=r"y must be integer labels of shape \(10,\)"):
+    error = ValueError if isinstance(y, np.ndarray) else TypeError
+    with pytest.raises(error, match=r"y must be integer labels of shape \(10,\)"):
         function(field, states(10), y, n_classes=3)
 
 
