@@ -24,6 +24,7 @@ def plot_success(result: Any, ax: Any = None, *, norm: str = "2", label: str = "
     ----------
     result : AttackResult
     ax : matplotlib Axes, optional
+        Default: the current ones if they are empty, else new ones.
     norm : {"2", "inf"}, optional
     label : str, optional
         Default: the name of the attack.
@@ -31,6 +32,21 @@ def plot_success(result: Any, ax: Any = None, *, norm: str = "2", label: str = "
     Returns
     -------
     Axes
+
+    Examples
+    --------
+    .. plot::
+       :include-source:
+
+       >>> import numpy as np
+       >>> import snode
+       >>> rng = np.random.default_rng(0)
+       >>> W = rng.standard_normal((6, 3, 3)) - 0.4 * np.eye(3)
+       >>> body = snode.StandaloneField(W, np.zeros((6, 3)), 1.0, activation="leaky_tanh")
+       >>> field = snode.Classifier.random(body, 3, rng=1)
+       >>> x = rng.standard_normal((3, 60))
+       >>> y = snode.predict(field, x)
+       >>> ax = snode.plot_success(snode.deepfool(field, x, y, box=(-20.0, 20.0)))
     """
     ax = axes_of(ax)
     fooled = to_host(result.success) & ~to_host(result.skipped)
@@ -54,10 +70,25 @@ def plot_propagation(result: Any, ax: Any = None) -> Any:
     ----------
     result : Propagation
     ax : matplotlib Axes, optional
+        Default: the current ones if they are empty, else new ones.
 
     Returns
     -------
     Axes
+
+    Examples
+    --------
+    .. plot::
+       :include-source:
+
+       >>> import numpy as np
+       >>> import snode
+       >>> rng = np.random.default_rng(0)
+       >>> W = rng.standard_normal((6, 3, 3)) - 0.4 * np.eye(3)
+       >>> body = snode.StandaloneField(W, np.zeros((6, 3)), 1.0, activation="leaky_tanh")
+       >>> field = snode.Classifier.random(body, 3, rng=1)
+       >>> x, dx = rng.standard_normal((2, 3, 60))
+       >>> ax = snode.plot_propagation(snode.propagate(field, x, 0.1 * dx))
     """
     ax = axes_of(ax)
     for name, symbol, style, colour in (
@@ -82,6 +113,7 @@ def plot_trajectory_gap(result: Any, ax: Any = None, *, n_curves: int = 30) -> A
     ----------
     result : TrajectoryGap
     ax : matplotlib Axes, optional
+        Default: the current ones if they are empty, else new ones.
     n_curves : int, optional
         Pairs drawn one by one, the first ones; the largest distance is that of all pairs.
 
@@ -90,6 +122,20 @@ def plot_trajectory_gap(result: Any, ax: Any = None, *, n_curves: int = 30) -> A
     Axes
         Logarithmic in distances that are more than tenfold apart; where the bound overflows it is
         not drawn.
+
+    Examples
+    --------
+    .. plot::
+       :include-source:
+
+       >>> import numpy as np
+       >>> import snode
+       >>> rng = np.random.default_rng(0)
+       >>> W = rng.standard_normal((6, 3, 3)) - 0.4 * np.eye(3)
+       >>> body = snode.StandaloneField(W, np.zeros((6, 3)), 1.0, activation="leaky_tanh")
+       >>> field = snode.Classifier.random(body, 3, rng=1)
+       >>> u, v = rng.standard_normal((2, 3, 40))
+       >>> ax = snode.plot_trajectory_gap(snode.trajectory_gap(field, u, v))
     """
     ax = axes_of(ax)
     ratio = to_host(result.ratio)
@@ -116,11 +162,25 @@ def plot_growth(result: Any, ax: Any = None) -> Any:
     result : GrowthBound or sequence of GrowthBound
         Two at most: of the flow, of Euler's method.
     ax : matplotlib Axes, optional
+        Default: the current ones if they are empty, else new ones.
 
     Returns
     -------
     Axes
         Upper bounds, and what the slopes that were found give where they are known.
+
+    Examples
+    --------
+    .. plot::
+       :include-source:
+
+       >>> import numpy as np
+       >>> import snode
+       >>> rng = np.random.default_rng(0)
+       >>> W = rng.standard_normal((6, 3, 3)) - 0.4 * np.eye(3)
+       >>> body = snode.StandaloneField(W, np.zeros((6, 3)), 1.0, activation="leaky_tanh")
+       >>> field = snode.Classifier.random(body, 3, rng=1)
+       >>> ax = snode.plot_growth([snode.growth_bound(field, kind=k) for k in ("flow", "euler")])
     """
     ax = axes_of(ax)
     bounds = result if isinstance(result, Sequence) else [result]
@@ -146,6 +206,7 @@ def plot_certified(result: Any, ax: Any = None, *, attack: Any = None) -> Any:
     ----------
     result : CertifiedRadius
     ax : matplotlib Axes, optional
+        Default: the current ones if they are empty, else new ones.
     attack : AttackResult, optional
         Of the same samples: the accuracy it leaves is drawn as well. The true accuracy is between
         the two curves.
@@ -159,6 +220,23 @@ def plot_certified(result: Any, ax: Any = None, *, attack: Any = None) -> Any:
     ------
     ValueError
         If the attack was on another number of samples.
+
+    Examples
+    --------
+    .. plot::
+       :include-source:
+
+       >>> import numpy as np
+       >>> import snode
+       >>> rng = np.random.default_rng(0)
+       >>> W = rng.standard_normal((6, 3, 3)) - 0.4 * np.eye(3)
+       >>> body = snode.StandaloneField(W, np.zeros((6, 3)), 1.0, activation="leaky_tanh")
+       >>> field = snode.Classifier.random(body, 3, rng=1)
+       >>> x = rng.standard_normal((3, 60))
+       >>> y = snode.predict(field, x)
+       >>> certified = snode.certified_radius(field, x, y)
+       >>> attack = snode.deepfool(field, x, y, box=(-20.0, 20.0))
+       >>> ax = snode.plot_certified(certified, attack=attack)
     """
     ax = axes_of(ax)
     count = len(result.radius)

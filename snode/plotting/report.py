@@ -173,6 +173,17 @@ def plot_accuracy(evaluations: Mapping[str, Array], ax: Any = None) -> Any:
     Returns
     -------
     Axes
+
+    Examples
+    --------
+    .. plot::
+       :include-source:
+
+       >>> import numpy as np
+       >>> import snode
+       >>> evaluations = {"epoch": np.arange(4), "train_accuracy": np.array([0.5, 0.8, 0.93, 0.97]),
+       ...                "test_accuracy": np.array([0.5, 0.78, 0.9, 0.92])}
+       >>> ax = snode.plot_accuracy(evaluations)
     """
     ax = axes_of(ax)
     for name, style, colour in (("train", "o-", COLOURS[0]), ("test", "s--", COLOURS[1])):
