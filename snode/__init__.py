@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# ruff: isort: off
+from snode import _early  # before all that takes time
+
+# ruff: isort: on
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -94,6 +98,8 @@ if TYPE_CHECKING:
         plot_vector_field,
         plot_weights,
     )
+
+_early.imported()
 
 try:
     __version__ = version("snode")

@@ -279,7 +279,10 @@ class CheckReport:
         lines = [self.field]
         for row in self.rows:
             mark = "ok  " if row.passed else "FAIL"
-            lines.append(f"  {mark} {row.name:<46} {row.measured:>9.2e}  ({row.expected})")
+            measured, expected = f"{row.measured:.2e}", row.expected
+            if math.isinf(row.measured) and row.passed:  # the order of a remainder of zero
+                measured, expected = "exact", "linear here: no remainder"
+            lines.append(f"  {mark} {row.name:<46} {measured:>9}  ({expected})")
             if not row.passed:
                 lines.append(f"       {row.hint}")
         lines.append("all passed" if self.passed else "SOMETHING IS WRONG")

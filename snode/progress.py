@@ -165,12 +165,12 @@ class _Lines:
 
     def __init__(self, title: str, console: Any, ask: Callable[[], bool]) -> None:
         self.title, self.console, self.ask = title, console, ask
-        self.kind: str | None = None
+        self.seen: set[str] = set()
 
     def __call__(self, state: Any) -> bool:
         kind = re.sub(r"[\d.,]+", "", state.what)
-        if kind != self.kind:
-            self.kind = kind
+        if kind not in self.seen:
+            self.seen.add(kind)
             text = f"{self.title}: {state.what}" if self.title else state.what
             self.console.print(f"{text} ...", highlight=False, markup=False, soft_wrap=True)
         return self.ask()

@@ -6,21 +6,33 @@ A run can be repeated: the manifest holds the seed, versions, dtype, threads, op
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import platform
+import sys
+import tempfile
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from reprlib import repr as brief
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from snode.backend import describe_devices
 from snode.io import read_json, replacing
-from snode.results import TrainResult
+from snode.results import ModelFormatError, TrainResult
 
-__all__ = ["environment", "plain", "read_options", "write_history", "write_json"]
+Record = TypeVar("Record")
+
+__all__ = [
+    "check_writable", "environment", "new_folder", "plain", "read_options", "read_record",
+    "write_history", "write_json",
+]  # fmt: skip
+
+OPTIONS = "options.json"
 
 PACKAGES = ("snode", "numpy", "scipy", "numba", "matplotlib", "safetensors", "threadpoolctl")
 
@@ -62,6 +74,56 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OSError, naming the folder, if files cannot be written to it; it is made if missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        name = error.filename if isinstance(error, FileExistsError) else folder
+        raise OSError(error.errno, error.strerror, str(name)) from error
+
+
+def new_folder(parent: Path, name: str, *, given: bool) -> Path:
+    """Make the folder of a run, which no other run has or gets.
+
+    Parameters
+    ----------
+    parent : Path
+    name : str
+    given : bool
+        The user chose this very name: a folder of that name must be empty. Otherwise ``-2``,
+        ``-3``, ... is appended until the name is free.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder that was asked for holds something.
+    """
+    check_writable(parent)
+    if given:
+        folder = parent / name
+        folder.mkdir(exist_ok=True)
+        try:
+            if any(folder.iterdir()):
+                raise FileExistsError
+            (folder / OPTIONS).touch(exist_ok=False)  # of two runs that come this far, one passes
+        except FileExistsError:
+            raise FileExistsError(
+                f"{folder} is not empty; choose another --name, or --resume {folder}"
+            ) from None
+        return folder
+    for count in itertools.count(1):
+        folder = parent / (name if count == 1 else f"{name}-{count}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON (NaN becomes null), replacing the file in one go."""
     text = json.dumps(plain(content), indent=2, allow_nan=False)
@@ -87,7 +149,10 @@ def write_history(path: Path, result: TrainResult) -> None:
     scores = result.evaluations
     at = {float(e): i for i, e in enumerate(scores["epoch"])}
     names = [*result.history, "train_accuracy", "test_accuracy"]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["batch", *names])
         for k in range(len(result.history["epoch"])):
@@ -107,7 +172,74 @@ def read_options(folder: Path) -> dict[str, Any]:
     ModelFormatError
         If the file is not a JSON object.
     """
-    path = folder / "options.json"
+    path = folder / OPTIONS
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no options.json")
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {OPTIONS}")
     return read_json(path)
+
+
+def read_record(kind: type[Record], stored: dict[str, Any], where: Path) -> Record:
+    """Return a dataclass from what a JSON file holds; entries that are missing have the default.
+
+    Raises
+    ------
+    ModelFormatError
+        If an entry is unknown or of another type; names the file and the entry.
+    """
+    types = get_type_hints(kind)
+    unknown = sorted(set(stored) - {f.name for f in fields(kind)})  # type: ignore[arg-type]
+    if unknown:
+        raise ModelFormatError(f"{where} has unknown options {brief(unknown)}")
+    try:
+        return kind(**{name: _typed(types[name], value) for name, value in stored.items()})
+    except _WrongTypeError as error:
+        name = next(n for n, v in stored.items() if not _fits(types[n], v))
+        raise ModelFormatError(
+            f"{where}: {name} must be {error}; got {brief(stored[name])}"
+        ) from None
+
+
+class _WrongTypeError(Exception):
+    """What was expected instead."""
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    try:
+        _typed(kind, value)
+    except _WrongTypeError:
+        return False
+    return True
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """Return a JSON value as this type: a number, text, a flag, an optional, a tuple of these."""
+    parts = get_args(kind)
+    if type(None) in parts:
+        if value is None:
+            return None
+        (kind,) = (part for part in parts if part is not type(None))
+        return _typed(kind, value)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise _WrongTypeError("a list")
+        if parts[-1] is ...:
+            parts = parts[:1] * len(value)
+        if len(value) != len(parts):
+            raise _WrongTypeError(f"a list of {len(parts)}")
+        return tuple(_typed(part, entry) for part, entry in zip(parts, value, strict=True))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and number and abs(value) <= sys.float_info.max:
+        return float(value)
+    if kind is int and number and isinstance(value, int) and abs(value) < 2**63:
+        return value
+    if kind in (str, bool) and isinstance(value, kind):
+        return value
+    raise _WrongTypeError(_WORDS[kind])
+
+
+_WORDS = {
+    float: "a finite number",
+    int: "an integer below 2^63",
+    str: "text",
+    bool: "true or false",
+}

@@ -17,6 +17,7 @@ ROOT = Path(snode.__file__).parent
 
 # room -> floor; a room is a module or a folder of snode
 FLOORS = {
+    "_early": 0,
     "backend": 0,
     "interrupts": 0,
     "progress": 0,

@@ -256,3 +256,9 @@ def test_files_of_killed_writers_are_removed_at_the_next_write(tmp_path):
         os.utime(file, (0, 0))
     snode.io.save_arrays(path, {}, {"kind": "test"})
     assert set(tmp_path.iterdir()) == {path, alive, young, other}
+
+
+def test_another_number_of_threads_is_told_with_the_way_out(moons, tmp_path):
+    train(moons, checkpoint=tmp_path / "ck", threads=2)
+    with pytest.raises(snode.ModelFormatError, match=r"pass threads=2 \(--threads 2\) to go on"):
+        train(moons, checkpoint=tmp_path / "ck", threads=1, resume=True)

@@ -19,7 +19,8 @@ from snode.labels import check_labels, check_order
 from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver
 from snode.predict import check_classes, predict
-from snode.results import IntegrationError, OdeSolution
+from snode.progress import Callback, check_callback, tell
+from snode.results import IntegrationError, OdeSolution, Status
 from snode.threads import map_blocks
 
 __all__ = ["AttackResult", "success_curve"]
@@ -58,12 +59,15 @@ class AttackResult(Portable):
         True class.
     skipped : bool array (m,)
         Not attacked, with ``delta`` 0: the prediction for x is wrong already (a success, if no
-        target was asked for), or the target is the true class (never a success).
+        target was asked for), or the target is the true class (never a success), or the callback
+        stopped the attack before it came to this sample (never a success).
     method : str
         Name of the attack.
     per_target : tuple of AttackResult or None
         With ``target="all"``: the runs, the one towards class c at place c. A run counts any wrong
         class as success.
+    status : Status
+        ``STOPPED`` if the callback ended the attack: what was found until then is here.
     """
 
     x_adv: Array
@@ -79,6 +83,7 @@ class AttackResult(Portable):
     skipped: Array
     method: str
     per_target: tuple[AttackResult, ...] | None = entry(default=None, repr=False)
+    status: Status = Status.SUCCESS
 
     def __repr__(self) -> str:
         attacked = ~to_host(self.skipped)
@@ -90,6 +95,8 @@ class AttackResult(Portable):
             norm2, norminf = (to_host(a)[fooled] for a in (self.norm2, self.norminf))
             text += f", |delta|_2 median {np.median(norm2):.3g} max {norm2.max():.3g}"
             text += f", |delta|_inf median {np.median(norminf):.3g} max {norminf.max():.3g}"
+        if self.status is Status.STOPPED:
+            text += ", stopped"
         return f"AttackResult({self.method}: {text})"
 
 
@@ -171,15 +178,19 @@ class Task:
     any_class: bool
     skipped: Array
     xp: Any
+    callback: Callback | None = None
+    stopped: bool = False
 
     @classmethod
     def of(
         cls, method: str, field: Any, x: Array, y: Array, *, box: Any, n_classes: int | None,
         solver: str | Solver, target: Any = None, any_class: bool = False,
+        callback: Callback | None = None,
     ) -> Task:  # fmt: skip
         """Check the arguments; `any_class`: any wrong class is a success, whatever the target."""
         check_order(x, y)
         check_state(field, x, "x")
+        check_callback(callback)
         chosen, C = as_solver(solver), check_classes(field, n_classes)
         if C < 2:
             raise ValueError(f"n_classes must be at least 2 to attack; got {C}")
@@ -200,7 +211,7 @@ class Task:
         skipped = (label != labels) | (aim == labels)
         return cls(
             method, field, x, labels, aim, C, chosen, low, high,
-            any_class or target is None, skipped, xp,
+            any_class or target is None, skipped, xp, callback,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -209,6 +220,10 @@ class Task:
         self.n_gradient = self.xp.zeros(self.x.shape[1], dtype=np.int64)
         fast = LayerPass.applies_to(self.field, self.x, self.solver)
         self._is_layered, self._own = fast, threading.local()
+        self.reached = self.skipped.copy()
+        self.made: dict[int, int] = {}  # iterations on a block, by its first sample
+        self.done: dict[int, float] = {}  # its samples, as far as they are done
+        self._lock = threading.Lock()
 
     @property
     def layers(self) -> LayerPass | None:
@@ -250,7 +265,36 @@ class Task:
     ) -> None:
         """Call work(block) for all blocks, several at once where the field allows it."""
         both = is_shareable(self.field) and self.xp is np
-        map_blocks(work, blocks, shared=shared and both)
+
+        def begin(block: Any) -> None:
+            k = block[0] if isinstance(block, tuple) else block
+            if self.tell(k, 0.0):
+                return
+            self.reached[k] = True
+            work(block)
+            self.done[int(k[0])] = len(k)
+
+        map_blocks(begin, blocks, shared=shared and both)
+
+    def tell(self, k: Array, share: float) -> bool:
+        """Tell the callback which share of the block `k` is done; return whether to stop."""
+        if self.callback is None:
+            return False
+        with self._lock:  # blocks may be in several threads
+            if not self.stopped:
+                self.done[int(k[0])] = share * len(k)
+                total = int((~self.skipped).sum())
+                what = f"attack {self.method}"
+                self.stopped = tell(self.callback, sum(self.done.values()), total, what)
+            return self.stopped
+
+    def goes_on(self, k: Array, count: int) -> bool:
+        """Count an iteration on the block `k`, of `count`; False if it is not to be made."""
+        made = self.made.setdefault(int(k[0]), 0)
+        if self.tell(k, made / count):
+            return False
+        self.made[int(k[0])] = made + 1
+        return True
 
     def put(self, k: Array, x_adv: Array, n_iter: Any, n_gradient: Any) -> None:
         """Store what was found for the samples `k`."""
@@ -273,7 +317,8 @@ class Task:
         return AttackResult(
             self.x_adv, delta, norm2(delta), abs(delta).max(axis=0).astype(np.float64),
             self.fooled(label, self.y, self.target), label, self.target,
-            self.n_iter, self.n_gradient, self.y, self.skipped, self.method,
+            self.n_iter, self.n_gradient, self.y, self.skipped | ~self.reached, self.method,
+            status=Status.STOPPED if self.stopped else Status.SUCCESS,
         )  # fmt: skip
 
 

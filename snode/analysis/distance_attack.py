@@ -21,6 +21,7 @@ from snode.analysis.attack_result import (
 from snode.backend import Array, own_error_state
 from snode.fields.base import outputs
 from snode.ode.problems import Solver
+from snode.progress import Callback
 
 __all__ = ["carlini_wagner"]
 
@@ -41,12 +42,13 @@ def carlini_wagner(
     box: tuple[float, float] | None = None,
     n_classes: int | None = None,
     solver: str | Solver = "euler",
+    callback: Callback | None = None,
 ) -> AttackResult:
     r"""Minimise the squared distance to x plus c times the lead of the right class.
 
     Parameters
     ----------
-    field, x, y, box, n_classes, solver
+    field, x, y, box, n_classes, solver, callback
         As for `sensitivity_attack`. The box must be finite.
     confidence : float, optional
         By how much another class (or the target) must lead.
@@ -108,8 +110,9 @@ def carlini_wagner(
         check_count("n_bisections", n_bisections, least=0),
     )  # fmt: skip
     task = Task.of(
-        "carlini_wagner", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver
-    )
+        "carlini_wagner", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver,
+        callback=callback,
+    )  # fmt: skip
     if not (np.isfinite(task.low) and np.isfinite(task.high)):
         raise ValueError(f"box must be finite for this attack; got {box!r}")
     return search.attack(task)
@@ -143,9 +146,11 @@ class _Search:
             above, below = xp.where(won, c, above), xp.where(won, below, c)
             bounded = xp.isfinite(above)
             c = xp.where(bounded, (below + xp.where(bounded, above, 0)) / 2, 10 * c)
+            if task.stopped:
+                break
         best = self.draw_back(task, k, x0, best)
-        total = self.n_search * self.n_iter
-        task.put(k, best, total, total)
+        made = task.made.get(int(k[0]), 0)
+        task.put(k, best, made, made)
 
     def minimize(self, task: Task, k: Array, x0: Array, c: Array) -> tuple[Array, Array]:
         """Run Adam; return the nearest point that fools and its distance, inf if there is none."""
@@ -160,7 +165,7 @@ class _Search:
         for iteration in range(self.n_iter + 1):
             tanh = xp.tanh(w)
             x = task.clip(middle + half * tanh)
-            last = iteration == self.n_iter
+            last = iteration == self.n_iter or not task.goes_on(k, self.n_search * self.n_iter)
             sol = task.solve(x, k)
             lead, p = self.lead(task, k, outputs(task.field, sol.x_T))
             size = xp.where(lead <= -self.confidence, norm2(x - x0), np.inf)
@@ -202,7 +207,7 @@ class _Search:
         xp, exact = task.xp, x0.astype(np.float64)
         delta = x.astype(np.float64) - exact
         short, long = xp.zeros(len(k)), xp.ones(len(k))
-        for _ in range(self.n_bisections):
+        for _ in range(0 if task.stopped else self.n_bisections):
             middle = 0.5 * (short + long)
             trial = task.clip(exact + middle * delta)
             sol = task.solve(trial, k, keep="last")

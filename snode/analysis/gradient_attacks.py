@@ -23,6 +23,7 @@ from snode.backend import Array, array_namespace, own_error_state
 from snode.fields.base import outputs
 from snode.ode.arguments import check_choice
 from snode.ode.problems import Solver
+from snode.progress import Callback
 
 __all__ = ["fgsm", "pgd"]
 
@@ -42,12 +43,13 @@ def fgsm(
     box: tuple[float, float] | None = None,
     n_classes: int | None = None,
     solver: str | Solver = "euler",
+    callback: Callback | None = None,
 ) -> AttackResult:
     """Make one step of size `eps` along the sign of the gradient of the cost.
 
     Parameters
     ----------
-    field, x, y, box, n_classes, solver
+    field, x, y, box, n_classes, solver, callback
         As for `sensitivity_attack`.
     eps, norm, cost, target
         As for `pgd`. In the 2-norm, the step is along the gradient itself.
@@ -77,7 +79,8 @@ def fgsm(
            [0.5 ]])
     """
     task = Task.of(
-        "fgsm", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver
+        "fgsm", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver,
+        callback=callback,
     )  # fmt: skip
     climb = _Climb(*_ball(eps, norm), step=float(eps), n_iter=1, loss=_loss(cost, task.n_classes),
                    is_shareable=not callable(cost))  # fmt: skip
@@ -103,12 +106,13 @@ def pgd(
     n_classes: int | None = None,
     solver: str | Solver = "euler",
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> AttackResult:
     """Maximise the cost in a ball around x by projected gradient steps.
 
     Parameters
     ----------
-    field, x, y, box, n_classes, solver
+    field, x, y, box, n_classes, solver, callback
         As for `sensitivity_attack`.
     eps : float
         Radius of the ball; ``norm(delta) <= eps`` holds exactly.
@@ -162,7 +166,10 @@ def pgd(
     restarts = check_count("restarts", restarts)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts must be 1 without random_start; got {restarts}")
-    task = Task.of("pgd", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver)
+    task = Task.of(
+        "pgd", field, x, y, target=target, box=box, n_classes=n_classes, solver=solver,
+        callback=callback,
+    )  # fmt: skip
     eps, norm = _ball(eps, norm)
     climb = _Climb(
         eps, norm, eps / 10 if step is None else step, check_count("n_iter", n_iter),
@@ -206,6 +213,8 @@ class _Climb:
         """Keep the best point of all restarts."""
         best, score = None, None
         for start in starts:
+            if best is not None and task.stopped:
+                break
             for x, new in self.visit(task, k, start):
                 if best is None or score is None:
                     best, score = x, new
@@ -213,8 +222,8 @@ class _Climb:
                 better = (new[0] & ~score[0]) | ((new[0] == score[0]) & (new[1] > score[1]))
                 best = task.xp.where(better, x, best)
                 score = (new[0] | score[0], task.xp.where(better, new[1], score[1]))
-        total = self.n_iter * self.restarts
-        task.put(k, best, total, total)
+        made = task.made.get(int(k[0]), 0)
+        task.put(k, best, made, made)
 
     def visit(
         self, task: Task, k: Array, start: Any
@@ -228,7 +237,7 @@ class _Climb:
         if start is not None:
             x = ball.project(x + xp.asarray(start))
         for iteration in range(self.n_iter + 1):
-            last = iteration == self.n_iter
+            last = iteration == self.n_iter or not task.goes_on(k, self.n_iter * self.restarts)
             sol = task.solve(x, k)
             z = outputs(task.field, sol.x_T)
             value, p = self.loss(z, labels)

@@ -40,6 +40,8 @@ from snode.ode.arguments import check_choice, check_state
 from snode.ode.problems import Solver, as_solver, solve_direct
 from snode.ode.tableaus import ADAPTIVE
 from snode.predict import check_classes
+from snode.progress import Callback, check_callback, tell
+from snode.results import Status
 from snode.threads import map_blocks
 
 __all__ = [
@@ -75,6 +77,9 @@ class GrowthBound(Portable):
     method : str
     fingerprint : str
         Of grid, matrices and slopes: a bound serves only the field it was made for.
+    status : Status
+        ``STOPPED`` if the callback ended the certificate: the segments that were left have the
+        bound by norms, so that all of it holds.
     """
 
     t: Array
@@ -85,6 +90,7 @@ class GrowthBound(Portable):
     kind: str
     method: str
     fingerprint: str = entry(default="", repr=False)
+    status: Status = Status.SUCCESS
 
     @property
     def factor(self) -> Array:
@@ -108,6 +114,7 @@ def growth_bound(
     method: str = "certificate",
     n_starts: int = 2,
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> GrowthBound:
     r"""Return a certified bound of how far two trajectories of a field can part.
 
@@ -127,6 +134,9 @@ def growth_bound(
     n_starts : int, optional
         Starts of the local search that tells how tight the certificate is.
     rng : seed or numpy.random.Generator, optional
+    callback : callable, optional
+        Called with a `snode.progress.Progress` (layers done, of how many) before each layer. If it
+        returns True, the rest is bounded by norms, with ``status=STOPPED``: valid, but coarser.
 
     Returns
     -------
@@ -178,6 +188,7 @@ def growth_bound(
     """
     check_choice("kind", kind, KINDS)
     check_choice("method", method, METHODS)
+    check_callback(callback)
     layers = Layers.of(field)
     depths = _depths(t, layers.grid, kind)
     rates = Rates(layers, method, check_count("n_starts", n_starts), rng)
@@ -185,15 +196,20 @@ def growth_bound(
     ends = np.union1d(inner, depths)
     widths = np.diff(ends)
     step = rates.flow_step if kind == "flow" else rates.euler_step
+    pairs, status, count = [], Status.SUCCESS, len(widths)
     with single_threaded_blas(field.n <= SINGLE_THREADED):
-        pairs = [step(float(a), float(b)) for a, b in pairwise(ends)]
+        for k, (a, b) in enumerate(pairwise(ends)):
+            what = f"bounding the growth, {kind}, layer {k + 1} of {count}"
+            if status is Status.SUCCESS and tell(callback, k, count, what):
+                rates.method, status = "norms", Status.STOPPED
+            pairs.append(step(float(a), float(b)))
     upper, lower = np.array(pairs).reshape(-1, 2).T
     # every product and every sum is rounded
     slack = 4 * (len(widths) + 2) * EPS * np.cumsum(widths * np.abs(upper))
     total = np.concatenate([[0.0], np.cumsum(widths * upper) + slack])
     log_factor = total[np.searchsorted(ends, depths)]
     mark = layers.fingerprint()
-    return GrowthBound(depths, log_factor, ends, upper, lower, kind, method, mark)
+    return GrowthBound(depths, log_factor, ends, upper, lower, kind, method, mark, status)
 
 
 # --- certified radii ------------------------------------------------------------------------------
@@ -253,6 +269,7 @@ def certified_radius(
     solver: str | Solver = "euler",
     growth: GrowthBound | None = None,
     method: str = "certificate",
+    callback: Callback | None = None,
 ) -> CertifiedRadius:
     r"""Return for each sample a radius within which no perturbation changes the predicted class.
 
@@ -271,6 +288,9 @@ def certified_radius(
         To save computing it again.
     method : {"certificate", "norms"}, optional
         As for `growth_bound`.
+    callback : callable, optional
+        Called before each layer of the growth bound, which it may stop. The radii are then smaller,
+        and hold.
 
     Returns
     -------
@@ -334,7 +354,8 @@ def certified_radius(
     C, (chosen, kind) = check_classes(field, n_classes), _solver(solver)
     if C < 2:
         raise ValueError(f"n_classes must be at least 2; got {C}")
-    growth = _growth(field, kind, method, growth)
+    check_callback(callback)
+    growth = _growth(field, kind, method, growth, callback)
     spread = _spread(field, x, chosen, growth)
     z, error = _outputs(field, spread.x_T, C)
     label = z.argmax(axis=0)
@@ -399,6 +420,7 @@ def trajectory_gap(
     solver: str | Solver = "euler",
     growth: GrowthBound | None = None,
     method: str = "certificate",
+    callback: Callback | None = None,
 ) -> TrajectoryGap:
     """Follow pairs of trajectories and compare their distance with the certified bound.
 
@@ -407,7 +429,7 @@ def trajectory_gap(
     field : StandaloneField, MLPField, or Classifier of one of them
     u, v : array (n, m)
         Initial states; a pair in each column, not equal.
-    solver, growth, method
+    solver, growth, method, callback
         As for `certified_radius`.
 
     Returns
@@ -438,7 +460,8 @@ def trajectory_gap(
         raise ValueError(f"u and v must have the same shape; got {u.shape} and {v.shape}")
     chosen, kind = _solver(solver)
     grid = np.asarray(field.grid, dtype=np.float64)
-    growth = _growth(field, kind, method, growth)
+    check_callback(callback)
+    growth = _growth(field, kind, method, growth, callback)
     if not np.array_equal(growth.t, grid):
         raise ValueError("growth must be a bound on the grid of the field")
     m = u.shape[1]
@@ -488,9 +511,11 @@ def _solver(solver: str | Solver) -> tuple[Solver, str]:
     )
 
 
-def _growth(field: Any, kind: str, method: str, growth: GrowthBound | None) -> GrowthBound:
+def _growth(
+    field: Any, kind: str, method: str, growth: GrowthBound | None, callback: Callback | None
+) -> GrowthBound:
     if growth is None:
-        return growth_bound(field, kind=kind, method=method)
+        return growth_bound(field, kind=kind, method=method, callback=callback)
     if growth.kind != kind:
         raise ValueError(f"growth must be a bound for kind={kind!r}; got {growth.kind!r}")
     grid = np.asarray(field.grid, dtype=np.float64)

@@ -33,6 +33,7 @@ from snode.backend import Array, array_namespace, own_error_state
 from snode.fields.base import outputs
 from snode.ode.arguments import check_choice
 from snode.ode.problems import Solver
+from snode.progress import Callback
 
 __all__ = ["deepfool", "sensitivity_attack"]
 
@@ -58,6 +59,7 @@ def sensitivity_attack(
     n_classes: int | None = None,
     solver: str | Solver = "euler",
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> AttackResult:
     """Step along the least-norm perturbation of the linearised network, again and again.
 
@@ -96,6 +98,10 @@ def sensitivity_attack(
         As for `predict`.
     rng : seed or numpy.random.Generator, optional
         For the random direction that is taken where the linear model has none.
+    callback : callable, optional
+        Called with a `snode.progress.Progress` (samples done, of how many) before each iteration on
+        each block of samples, from one thread at a time. If it returns True, what was found so far
+        is returned, with ``status=STOPPED``.
 
     Returns
     -------
@@ -128,7 +134,9 @@ def sensitivity_attack(
         check_number("step", step, above=0), check_count("n_iter", n_iter),
         _margin(margin, margin_kind), margin_kind, bool(early_stop), np.random.default_rng(rng),
     )  # fmt: skip
-    options: dict[str, Any] = {"box": box, "n_classes": n_classes, "solver": solver}
+    options: dict[str, Any] = {
+        "box": box, "n_classes": n_classes, "solver": solver, "callback": callback
+    }  # fmt: skip
     if isinstance(target, str):
         check_choice("target", target, ("all",))
         return _towards_each(walk, field, x, y, options)
@@ -146,12 +154,13 @@ def deepfool(
     box: tuple[float, float] | None = None,
     n_classes: int | None = None,
     solver: str | Solver = "euler",
+    callback: Callback | None = None,
 ) -> AttackResult:
     """Step to the boundary of the linearised network until the prediction changes (DeepFool).
 
     Parameters
     ----------
-    field, x, y, box, n_classes, solver
+    field, x, y, box, n_classes, solver, callback
         As for `sensitivity_attack`.
     overshoot : float, optional
         Each step is longer by this share, so that it ends behind the boundary.
@@ -192,7 +201,9 @@ def deepfool(
     """
     overshoot = check_number("overshoot", overshoot, least=0)
     n_iter = check_count("n_iter", n_iter)
-    task = Task.of("deepfool", field, x, y, box=box, n_classes=n_classes, solver=solver)
+    task = Task.of(
+        "deepfool", field, x, y, box=box, n_classes=n_classes, solver=solver, callback=callback
+    )
     # where all outputs are zero there is no rounding of theirs to step over
     least = 4 * float(np.finfo(x.dtype).eps) * _extent(task)
 
@@ -200,7 +211,7 @@ def deepfool(
         block = _Block(task, k)
         for _ in range(n_iter):
             block.stop(block.fooled(block.outputs()))
-            if not block.alive.size:
+            if not block.alive.size or not task.goes_on(k, n_iter):
                 break
             z, rows = block.rows()
             v, gap, length = _aim(z, rows, block.labels, 1.0, "additive", margin=0.0)
@@ -332,6 +343,8 @@ class _Walk:
                 block.stop(fooled)
             if iteration == self.n_iter or not block.alive.size:
                 break
+            if not task.goes_on(k, self.n_iter):
+                break
             block.move(self.step * self.direction(task, block))
         found = xp.where(xp.isfinite(smallest), best, block.x)
         task.put(block.k, found, block.n_iter, block.n_iter * solves)
@@ -365,7 +378,13 @@ def _towards_each(
     xp, runs = task.xp, []
     for c in range(task.n_classes):
         aim = xp.full_like(task.y, c)
-        runs.append(walk.attack(replace(task, target=aim, skipped=task.skipped | (task.y == c))))
+        one = replace(
+            task, target=aim, skipped=task.skipped | (task.y == c), stopped=task.stopped,
+            method=f"{task.method}, class {c} of {task.n_classes}",
+        )  # fmt: skip
+        runs.append(replace(walk.attack(one), method=task.method))
+        task.reached |= one.reached & (task.y != c)
+        task.stopped = one.stopped
     failed = np.finfo(np.float64).max  # still better than the true class, which no run aims at
     size = xp.stack([xp.where(run.success, run.norm2, failed) for run in runs])
     size[task.y, xp.arange(len(task.y))] = np.inf

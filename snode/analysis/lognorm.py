@@ -33,6 +33,7 @@ from snode.analysis.slope_search import Search, Trace, alternating, gradient_flo
 from snode.backend import Array, follow, from_device, own_error_state, single_threaded_blas
 from snode.copying import Portable
 from snode.ode.arguments import check_choice, check_unmasked
+from snode.progress import Callback, check_callback
 from snode.results import Status
 
 __all__ = ["LogNormPath", "LogNormResult", "log_norm", "max_log_norm"]
@@ -218,6 +219,7 @@ def max_log_norm(
     between: str | None = None,
     lipschitz: float | None = None,
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> Any:
     r"""Enclose the largest logarithmic 2-norm of D A over all slopes.
 
@@ -254,6 +256,10 @@ def max_log_norm(
     lipschitz : float, optional
         A number with :math:`|A(s) - A(t)|_2 \le` `lipschitz` :math:`|s - t|`, for a callable.
     rng : int or numpy.random.Generator, optional
+    callback : callable, optional
+        Called with a `snode.progress.Progress` (boxes bounded, of at most) before each split of
+        ``method="exact"``. If it returns True, the bounds so far are returned, with
+        ``status=STOPPED``.
 
     Returns
     -------
@@ -292,9 +298,10 @@ def max_log_norm(
     (True, True)
     """
     check_choice("method", method, METHODS)
+    check_callback(callback)
     options = _Options(
         method, bool(certify), _starts(method, n_starts), check_count("n_rounds", n_rounds, 0),
-        check_count("max_nodes", max_nodes), np.random.default_rng(rng),
+        check_count("max_nodes", max_nodes), np.random.default_rng(rng), callback,
     )  # fmt: skip
     if callable(A) and not isinstance(A, LinearOperator):
         made: list[Any] = []
@@ -324,6 +331,7 @@ class _Options:
     n_rounds: int
     max_nodes: int
     rng: np.random.Generator
+    callback: Callback | None = None
 
 
 def _starts(method: str, n_starts: int | None) -> int:
@@ -350,7 +358,10 @@ def _enclosed(
     if root is not None:
         upper, n_nodes = root.upper, 1
     if options.method == "exact" and root is not None:
-        exact = branch_and_bound(chain, root, search, max_nodes=options.max_nodes, rng=options.rng)
+        exact = branch_and_bound(
+            chain, root, search, max_nodes=options.max_nodes, rng=options.rng,
+            callback=options.callback,
+        )  # fmt: skip
         upper, search, n_nodes, status = exact
     e = chain.exponent
     with np.errstate(over="ignore"):

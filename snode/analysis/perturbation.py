@@ -20,6 +20,8 @@ from snode.analysis.slope_roots import Certificate, Problem
 from snode.analysis.slope_search import alternating
 from snode.backend import Array, follow, own_error_state, single_threaded_blas
 from snode.copying import Portable
+from snode.progress import Callback, check_callback, tell
+from snode.results import Status
 
 __all__ = ["CutStep", "MinimalPerturbation", "minimal_perturbation"]
 
@@ -60,6 +62,9 @@ class MinimalPerturbation(Portable):
     certified : bool
     source : str
         What gave `delta`: "none needed", "closed form", "cutting planes", "certificate", "shift".
+    status : Status
+        ``STOPPED`` if the callback ended the search: `delta` makes A contractive and `lower` holds,
+        but both could be better.
     """
 
     delta: Array
@@ -73,6 +78,7 @@ class MinimalPerturbation(Portable):
     history: tuple[CutStep, ...]
     certified: bool
     source: str
+    status: Status = Status.SUCCESS
 
     @property
     def gap(self) -> float:
@@ -104,6 +110,7 @@ def minimal_perturbation(
     max_iter: int = 40,
     n_starts: int = 5,
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> MinimalPerturbation:
     r"""Return a matrix of small Frobenius norm that makes A contractive with the given slopes.
 
@@ -125,6 +132,9 @@ def minimal_perturbation(
         Local searches in each round.
     rng : seed or numpy.random.Generator, optional
         For the local searches.
+    callback : callable, optional
+        Called with a `snode.progress.Progress` before each round. If it returns True, the best
+        perturbation so far is verified and returned, with ``status=STOPPED``.
 
     Returns
     -------
@@ -166,12 +176,31 @@ def minimal_perturbation(
     (True, 'closed form')
     """
     problem = Problem.of(A, c, certified, n_starts, rng, slopes)
+    check_callback(callback)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        return follow(_least(problem, tol, max_iter), A)
+        found = _least(problem, tol, max_iter, watch := _Watch(callback, max_iter))
+    status = Status.STOPPED if watch.stopped else Status.SUCCESS
+    return follow(replace(found, status=status), A)
 
 
-def _least(problem: Problem, tol: float, max_iter: int) -> MinimalPerturbation:
+class _Watch:
+    """Tells the callback of the rounds; once it has asked to stop, that stays so."""
+
+    def __init__(self, callback: Callback | None, max_iter: int) -> None:
+        self.callback, self.total = callback, max_iter + ROUNDS
+        self.stopped = False
+
+    def tell(self, done: float, what: str) -> bool:
+        self.stopped = self.stopped or tell(self.callback, done, self.total, what)
+        return self.stopped
+
+
+class _StopError(Exception):
+    """Leaves the minimiser of SciPy."""
+
+
+def _least(problem: Problem, tol: float, max_iter: int, watch: _Watch) -> MinimalPerturbation:
     shift = shift_of(problem, 1e-10, 60)
     tau = float(np.ldexp(shift.tau, -problem.exponent))
     n = len(problem.A)
@@ -182,10 +211,10 @@ def _least(problem: Problem, tol: float, max_iter: int) -> MinimalPerturbation:
         exact = _closed_form(problem)
         best = _repaired(problem, "closed form", exact)
         return _result(problem, best, float(np.linalg.norm(exact)), shift, ())
-    delta, lower, history = _Cuts(problem).run(tol * tau, max_iter)
+    delta, lower, history = _Cuts(problem).run(tol * tau, max_iter, watch)
     candidates = [start, _repaired(problem, "cutting planes", delta)]
-    if problem.certified:
-        inside = _least_certified(problem, delta, tau)
+    if problem.certified and not watch.stopped:
+        inside = _least_certified(problem, delta, tau, watch)
         candidates.append(_repaired(problem, "certificate", inside))
     best = min(candidates, key=lambda candidate: candidate.norm)
     return _result(problem, best, min(lower, best.norm), shift, history)
@@ -249,10 +278,14 @@ class _Cuts:
         self.idle = np.empty(0, dtype=int)
         self.generator = np.random.default_rng(problem.seed)
 
-    def run(self, tol: float, max_iter: int) -> tuple[Array, float, tuple[CutStep, ...]]:
+    def run(
+        self, tol: float, max_iter: int, watch: _Watch
+    ) -> tuple[Array, float, tuple[CutStep, ...]]:
         """Return the least-norm perturbation over the cuts, its norm from below, the rounds."""
         delta, best, rows = np.zeros_like(self.problem.A), 0.0, []
         for iteration in range(max_iter):
+            if watch.tell(iteration, "cutting planes"):
+                break
             violation = self.extend(delta, tol)
             rows.append(CutStep(iteration, len(self.z), best, violation))
             if violation <= tol:
@@ -302,7 +335,7 @@ class _Cuts:
 # --- from inside: the certificate -----------------------------------------------------------------
 
 
-def _least_certified(problem: Problem, delta: Array, tau: float) -> Array:
+def _least_certified(problem: Problem, delta: Array, tau: float, watch: _Watch) -> Array:
     """Minimise |delta|^2 / 2 subject to the certificate, nearly."""
     from scipy.optimize import minimize
 
@@ -317,7 +350,13 @@ def _least_certified(problem: Problem, delta: Array, tau: float) -> Array:
     for round_ in range(ROUNDS):
         smoothing = tau * 10.0 ** -min(1 + round_ / 2, 4) / np.log(n + 1)
 
-        def lagrangian(v: Array, smoothing: float = smoothing, y: float = y) -> Any:
+        done = watch.total - ROUNDS + round_
+
+        def lagrangian(
+            v: Array, smoothing: float = smoothing, y: float = y, done: int = done
+        ) -> Any:
+            if watch.tell(done, "perturbation that the certificate accepts"):
+                raise _StopError
             moved = problem.A + size * v[: n * n].reshape(n, n)
             value, slope, gl = _smoothed_bound(moved, np.exp(v[n * n :]), problem.slopes, smoothing)
             force = max(0.0, y + penalty * (value - problem.c) / tau)
@@ -325,10 +364,13 @@ def _least_certified(problem: Problem, delta: Array, tau: float) -> Array:
             gradient[: n * n] += v[: n * n]
             return 0.5 * float(v[: n * n] @ v[: n * n]) + force**2 / (2 * penalty), gradient
 
-        found = minimize(
-            lagrangian, v, jac=True, method="L-BFGS-B",
-            options={"maxiter": 300, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-7},
-        )  # fmt: skip
+        try:
+            found = minimize(
+                lagrangian, v, jac=True, method="L-BFGS-B",
+                options={"maxiter": 300, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-7},
+            )  # fmt: skip
+        except _StopError:
+            break
         v = found.x
         moved = problem.A + size * v[: n * n].reshape(n, n)
         value = _smoothed_bound(moved, np.exp(v[n * n :]), problem.slopes, smoothing)[0]

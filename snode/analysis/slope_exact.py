@@ -12,6 +12,7 @@ from snode.analysis.slope_bound import SlopeBound, slope_bound
 from snode.analysis.slope_problem import Chain, flat
 from snode.analysis.slope_search import Search, alternating, at_slopes, refine
 from snode.backend import Array
+from snode.progress import Callback, tell
 from snode.results import Status
 
 __all__ = ["Exact", "branch_and_bound"]
@@ -41,7 +42,7 @@ class _Node(NamedTuple):
 
 def branch_and_bound(
     chain: Chain, root: SlopeBound, found: Search, *, max_nodes: int, rng: np.random.Generator,
-    tol: float = TOL,
+    tol: float = TOL, callback: Callback | None = None,
 ) -> Exact:  # fmt: skip
     """Fix slopes one by one, the box with the largest bound first.
 
@@ -58,6 +59,8 @@ def branch_and_bound(
     rng : numpy.random.Generator
         For the searches on the way.
     tol : float, optional
+    callback : callable, optional
+        Called before each split; True ends the search as `max_nodes` does, with ``STOPPED``.
     """
     slack = tol * root.size
     number = count()
@@ -65,8 +68,10 @@ def branch_and_bound(
     closed = -np.inf  # the largest bound of a box that needed no split
     n_nodes = 1
     while heap and -heap[0][0] > found.lower + slack:
-        if n_nodes >= max_nodes:
-            return Exact(max(-heap[0][0], closed, found.lower), found, n_nodes, Status.MAX_NODES)
+        wish = tell(callback, n_nodes, max_nodes, "branch and bound, boxes (at most)")
+        if wish or n_nodes >= max_nodes:
+            status = Status.STOPPED if wish else Status.MAX_NODES
+            return Exact(max(-heap[0][0], closed, found.lower), found, n_nodes, status)
         bound, _, node = heapq.heappop(heap)
         if not (node.hi > node.lo).any():  # a vertex: what is left of its gap is rounding
             found = _better(found, at_slopes(chain, chain.split(node.lo)))

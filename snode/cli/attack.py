@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +13,12 @@ import typer
 
 import snode
 from snode import plotting
-from snode.cli.console import app, friendly, new_table, out
-from snode.cli.output import result_prefix, write_results
+from snode.cli.console import app, err, friendly, new_table, out, print_json, seconds
+from snode.cli.options import check_seed
+from snode.cli.output import result_prefix, stoppable, write_results
 from snode.cli.samples import class_count, first_samples, load_model
+from snode.progress import bar, tell
+from snode.results import Status
 
 
 def _has_logits(loaded: Any) -> bool:
@@ -36,8 +38,10 @@ def attack(
     data: Annotated[str | None, typer.Option(help="As for evaluate.")] = None,
     seed: Annotated[int, typer.Option(help="Decides random starts.")] = 0,
     prefix: Annotated[Path | None, typer.Option("--out", help="Where to write, without suffix; default beside the model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Look for small perturbations that change the predictions: table, figure, npz."""
+    check_seed(seed)
     attacks: dict[str, Callable[..., Any]] = {
         "sensitivity": functools.partial(snode.sensitivity_attack, rng=seed),
         "deepfool": snode.deepfool,
@@ -47,6 +51,7 @@ def attack(
     }
     if method not in attacks:
         raise ValueError(f"method must be one of {', '.join(attacks)}; got {method!r}")
+    prefix = result_prefix(model, prefix, f"attack_{method}")
     loaded, dataset = load_model(model, data)
     x, y = first_samples(dataset, n)
     if method == "sensitivity" and _has_logits(loaded):
@@ -54,28 +59,55 @@ def attack(
         attacks[method] = functools.partial(attacks[method], margin_kind="additive", margin=0.025)
     is_encoded = dataset.image_shape is not None and loaded.encoding is not None
     box = (min(loaded.encoding), max(loaded.encoding)) if is_encoded else None
-    started = time.perf_counter()
-    result = attacks[method](
-        loaded.field, x, y, box=box, n_classes=class_count(loaded.field, dataset)
-    )
-    attacked = int((~result.skipped).sum())
-    fooled = result.success & ~result.skipped
-    table = new_table(f"{method} attack on {model}, {len(y)} samples of {dataset.name}")
-    table.add_row("misclassified to begin with", str(int(result.skipped.sum())))
-    table.add_row("attacked", str(attacked))
-    table.add_row("fooled", f"{int(fooled.sum())} ({100 * fooled.sum() / max(attacked, 1):.1f} %)")
-    if fooled.any():
-        for name, sizes in (("2", result.norm2), ("inf", result.norminf)):
-            table.add_row(f"|delta|_{name} of the fooled, mean", f"{sizes[fooled].mean():.4g}")
-            table.add_row(f"|delta|_{name} of the fooled, max", f"{sizes[fooled].max():.4g}")
-    table.add_row("time", f"{time.perf_counter() - started:.1f} s")
-    out.print(table)
+    with stoppable("", as_json) as callback:
+        result = attacks[method](
+            loaded.field, x, y, box=box, n_classes=class_count(loaded.field, dataset),
+            callback=callback,
+        )  # fmt: skip
+    numbers = _attack_numbers(result) | {"seconds": round(seconds(), 3)}
+    if as_json:
+        print_json({"method": method} | numbers)
+    else:
+        _show_attack(f"{method} attack on {model}, {len(y)} samples of {dataset.name}", numbers)
     names = ("x_adv", "delta", "norm2", "norminf", "success", "label", "target", "y", "skipped")
     write_results(
-        result_prefix(model, prefix, f"attack_{method}"),
+        prefix,
         {name: getattr(result, name) for name in names},
         functools.partial(plotting.plot_success, result),
+        quiet=as_json,
     )
+
+
+def _attack_numbers(result: Any) -> dict[str, Any]:
+    fooled = result.success & ~result.skipped
+    numbers: dict[str, Any] = {
+        "samples": len(result.y),
+        "stopped": result.status is Status.STOPPED,
+        "misclassified": int((result.skipped & result.success).sum()),
+        "not_reached": int((result.skipped & ~result.success).sum()),
+        "attacked": int((~result.skipped).sum()),
+        "fooled": int(fooled.sum()),
+    }
+    for name, sizes in (("norm2", result.norm2), ("norminf", result.norminf)):
+        numbers[name] = None
+        if fooled.any():
+            numbers[name] = {"mean": sizes[fooled].mean(), "max": sizes[fooled].max()}
+    return numbers
+
+
+def _show_attack(title: str, numbers: dict[str, Any]) -> None:
+    table = new_table(title)
+    table.add_row("misclassified to begin with", str(numbers["misclassified"]))
+    if numbers["stopped"]:
+        table.add_row("not reached: stopped", str(numbers["not_reached"]))
+    attacked, fooled = numbers["attacked"], numbers["fooled"]
+    table.add_row("attacked", str(attacked))
+    table.add_row("fooled", f"{fooled} ({100 * fooled / max(attacked, 1):.1f} %)")
+    for name, label in (("norm2", "2"), ("norminf", "inf")):
+        for which, size in (numbers[name] or {}).items():
+            table.add_row(f"|delta|_{label} of the fooled, {which}", f"{size:.4g}")
+    table.add_row("run time", f"{numbers['seconds']:.1f} s")
+    out.print(table)
 
 
 @app.command()
@@ -87,24 +119,44 @@ def sensitivity(
     data: Annotated[str | None, typer.Option(help="As for evaluate.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the perturbation.")] = 0,
     prefix: Annotated[Path | None, typer.Option("--out", help="Where to write, without suffix; default beside the model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Follow a random perturbation of the inputs through the network: table, figure, npz."""
+    check_seed(seed)
     if not (math.isfinite(noise) and noise > 0):
         raise ValueError(f"noise must be positive and finite; got {noise!r}")
+    prefix = result_prefix(model, prefix, "sensitivity")
     loaded, dataset = load_model(model, data)
     x, _ = first_samples(dataset, n)
     draw = np.random.default_rng(seed).standard_normal(x.shape) * noise
-    result = snode.propagate(loaded.field, x, draw.astype(x.dtype))
+    with bar(console=err, quiet=as_json) as callback:
+        tell(callback, 0, None, f"following {x.shape[1]} samples")
+        result = snode.propagate(loaded.field, x, draw.astype(x.dtype))
     mean, std = result.mean, result.std
-    table = new_table(f"{model}: noise of standard deviation {noise:g} on {x.shape[1]} samples")
-    for label, name in (("predicted |xi(T)|", "predicted"), ("measured |delta(T)|", "measured"),
-                        ("relative error at T", "relative_error")):  # fmt: skip
-        table.add_row(label, f"{getattr(mean, name)[-1]:.4g} +- {getattr(std, name)[-1]:.2g}")
-    table.add_row("growth |delta(T)| / |delta(0)|", f"{mean.measured[-1] / mean.measured[0]:.4g}")
-    out.print(table)
+    numbers: dict[str, Any] = {"samples": x.shape[1], "noise": noise}
+    for name in ("predicted", "measured", "relative_error"):
+        numbers[name] = {"mean": getattr(mean, name)[-1], "std": getattr(std, name)[-1]}
+    numbers["growth"] = mean.measured[-1] / mean.measured[0]
+    numbers["seconds"] = round(seconds(), 3)
+    if as_json:
+        print_json(numbers)
+    else:
+        _show_propagation(
+            f"{model}: noise of standard deviation {noise:g} on {x.shape[1]} samples", numbers
+        )
     names = ("t", "predicted", "measured", "relative_error", "relative_vector_error")
     write_results(
-        result_prefix(model, prefix, "sensitivity"),
+        prefix,
         {name: getattr(result, name) for name in names},
         functools.partial(plotting.plot_propagation, result),
+        quiet=as_json,
     )
+
+
+def _show_propagation(title: str, numbers: dict[str, Any]) -> None:
+    table = new_table(title)
+    for label, name in (("predicted |xi(T)|", "predicted"), ("measured |delta(T)|", "measured"),
+                        ("relative error at T", "relative_error")):  # fmt: skip
+        table.add_row(label, f"{numbers[name]['mean']:.4g} +- {numbers[name]['std']:.2g}")
+    table.add_row("growth |delta(T)| / |delta(0)|", f"{numbers['growth']:.4g}")
+    out.print(table)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import decimal
 import functools
-import json
 import math
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 
 import snode
-from snode import plotting, runs
+from snode import plotting
 from snode.backend import to_host
-from snode.cli.console import app, friendly, new_table, out
-from snode.cli.options import read_numbers
-from snode.cli.output import result_prefix, stage, write_results
+from snode.cli.console import app, friendly, new_table, out, print_json, seconds
+from snode.cli.options import check_seed, read_numbers
+from snode.cli.output import result_prefix, stoppable, write_results
 from snode.cli.samples import class_count, first_samples, load_model
 from snode.fields.layer import StandaloneField
+from snode.progress import tell
+from snode.results import Status
 
 KINDS = {"euler": "euler", "ode45": "flow"}
 KIND_NAMES = {"flow": "flow", "euler": "explicit Euler"}
@@ -49,45 +48,52 @@ def certify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Bound what any perturbation can do: growth, contractivity, certified radii."""
+    check_seed(seed)
     for name, value, known in (("solver", solver, KINDS), ("method", method, BOUNDS)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     sizes = read_numbers("radii", radii)
     if not all(math.isfinite(size) and size >= 0 for size in sizes):
         raise ValueError(f"radii must be finite and >= 0; got {radii!r}")
+    target = result_prefix(model, prefix, "certify")
     loaded, dataset = load_model(model, data)
     x, y = first_samples(dataset, n)
     field = loaded.field
     layers = _bounded_layers(field)
-    started = time.perf_counter()
-    work = f"{len(layers.grid) - 1} steps, n = {field.n}"
     growth = {}
-    for kind, name in KIND_NAMES.items():
-        with stage(f"bounding the growth, {name}: {work}", as_json):
-            growth[kind] = snode.growth_bound(field, kind=kind, method=method, rng=seed)
-    layer = None
-    if _is_one_matrix(layers):
-        with stage("bounding the layer, the same at every depth", as_json):
+    with stoppable("certify", as_json) as callback:
+        for kind in KIND_NAMES:
+            growth[kind] = snode.growth_bound(
+                field, kind=kind, method=method, rng=seed, callback=callback
+            )
+        layer = None
+        if _is_one_matrix(layers) and not tell(
+            callback, 0, None, "bounding the layer, the same at every depth"
+        ):
             layer = _layer_numbers(layers, seed)
-    with stage(f"predicting {len(y)} samples", as_json):
+        tell(callback, 0, None, f"predicting {len(y)} samples")
         found = snode.certified_radius(
             field, x, y, n_classes=class_count(field, dataset), solver=_accurate(solver, x.dtype),
             growth=growth[KINDS[solver]],
         )  # fmt: skip
+    stopped = any(bound.status is Status.STOPPED for bound in growth.values())
     numbers = {
         "solver": solver,
         "method": method,
+        "stopped": stopped,
         "growth": {kind: _growth_numbers(bound) for kind, bound in growth.items()},
         "layer": layer,
         **_radius_numbers(found, sizes),
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(seconds(), 3),
     }
     if as_json:
-        sys.stdout.write(json.dumps(runs.plain(numbers), indent=2) + "\n")
+        print_json(numbers)
     else:
         _show_certificate(f"{model}, {len(y)} samples of {dataset.name}", numbers)
+        if stopped:
+            out.print("stopped: the layers that were left are bounded by norms; all bounds hold")
     write_results(
-        result_prefix(model, prefix, "certify"),
+        target,
         _certificate_arrays(found, growth),
         functools.partial(plotting.plot_growth, [growth["flow"], growth["euler"]]),
         functools.partial(plotting.plot_certified, found),
@@ -123,7 +129,7 @@ def _growth_numbers(bound: Any) -> dict[str, Any]:
         "log_factor": bound.log_factor[-1],
         "rate": [bound.upper.min(), bound.upper.max()],
     }
-    if not np.isnan(bound.lower).all():
+    if not np.isnan(bound.lower).any():
         numbers |= {
             "log_factor_found": float(widths @ bound.lower),
             "rate_found": [bound.lower.min(), bound.lower.max()],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +12,10 @@ from rich.table import Table
 
 import snode
 from snode import runs
-from snode.cli.console import app, friendly, new_table, out
-from snode.cli.options import noise_levels
+from snode.cli.console import app, err, friendly, new_table, out, print_json
+from snode.cli.options import check_seed, noise_levels
 from snode.cli.samples import accuracy_rows, final_numbers, load_model, model_path
+from snode.progress import bar, tell
 from snode.threads import default_threads
 
 
@@ -28,10 +29,12 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Measure the accuracy of a saved model."""
+    check_seed(seed)
     loaded, dataset = load_model(model, data)
-    numbers = final_numbers(loaded.field, dataset, noise_levels(noise), seed)
+    with bar(console=err, quiet=as_json) as callback:
+        numbers = final_numbers(loaded.field, dataset, noise_levels(noise), seed, callback=callback)
     if as_json:
-        sys.stdout.write(json.dumps(runs.plain(numbers), indent=2) + "\n")
+        print_json(numbers)
         return
     table = new_table(f"{model} on {dataset.name}")
     accuracy_rows(table, numbers)
@@ -42,9 +45,17 @@ def evaluate(
 @friendly
 def check(
     model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
-) -> None:
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:  # fmt: skip
     """Run the dot tests and Taylor tests on a saved model; exit code 1 if one fails."""
-    report = snode.check(snode.load(model_path(model)).field, verbose=False)
+    field = snode.load(model_path(model)).field
+    with bar(console=err, quiet=as_json) as callback:
+        tell(callback, 0, None, "dot tests and Taylor tests")
+        report = snode.check(field, verbose=False)
+    if as_json:
+        rows = [asdict(row) | {"exact": math.isinf(row.measured)} for row in report.rows]
+        print_json({"field": report.field, "passed": report.passed, "rows": rows})
+        raise typer.Exit(0 if report.passed else 1)
     out.print(str(report), highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(0 if report.passed else 1)
 
@@ -58,7 +69,7 @@ def info(
     environment = runs.environment()
     environment["threads"], environment["threads_from"] = default_threads()
     if as_json:
-        sys.stdout.write(json.dumps(environment, indent=2) + "\n")
+        print_json(environment)
         return
     table = Table(show_header=False)
     table.add_column(style="bold")

@@ -18,6 +18,13 @@ def read_numbers(name: str, text: str, count: int | None = None) -> tuple[float,
     return values
 
 
+def check_seed(seed: int) -> int:
+    """Return a seed; raise ValueError for a negative one."""
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or larger; got {seed}")
+    return seed
+
+
 def encoding_pair(text: str) -> tuple[float, float] | None:
     """Read "0,-1", background and ink; nothing is None."""
     values = read_numbers("encoding", text, 2) if text.strip() else None

@@ -10,6 +10,7 @@ from rich.table import Table
 
 import snode
 from snode import datasets
+from snode.progress import Callback, tell
 
 TOYS = ("two_moons", "spirals", "annulus", "broken_annulus", "swiss_roll")
 TOY_SAMPLES = 2000
@@ -62,20 +63,25 @@ def held_out(data: Any) -> tuple[Any, Any]:
 def first_samples(dataset: Any, count: int) -> tuple[Any, Any]:
     """Return the first `count` samples of the test set."""
     if count < 1:
-        raise ValueError(f"n must be positive; got {count}")
+        raise ValueError(f"--n must be positive; got {count}")
     x, y = held_out(dataset)
     return np.ascontiguousarray(x[:, :count]), y[:count]
 
 
-def final_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, Any]:
-    """Return the accuracies of a trained field, also under noise."""
+def final_numbers(
+    field: Any, data: Any, noise: tuple[float, ...], seed: int, callback: Callback | None = None
+) -> dict[str, Any]:
+    """Return the accuracies of a trained field, also under noise; tell a callback how far."""
+    tell(callback, 0, 3, "measuring accuracy, training samples")
     classes = class_count(field, data)
     train_accuracy = snode.accuracy(field, data.x_train, data.y_train, n_classes=classes)
     numbers: dict[str, Any] = {"train_accuracy": train_accuracy, "test_accuracy": None}
+    tell(callback, 1, 3, "measuring accuracy, test samples")
     if data.x_test is not None:
         numbers["test_accuracy"] = snode.accuracy(
             field, data.x_test, data.y_test, n_classes=classes
         )
+    tell(callback, 2, 3, "measuring accuracy under noise")
     return numbers | {"noise_accuracy": _noise_numbers(field, data, noise, seed)}
 
 

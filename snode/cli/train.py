@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import math
-import sys
+import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import snode
 from snode import runs
-from snode.cli.console import app, err, friendly, new_table, out
-from snode.cli.options import encoding_pair, noise_levels, read_activation
+from snode.cli.console import (
+    app,
+    err,
+    fail,
+    friendly,
+    grouped,
+    new_table,
+    out,
+    print_json,
+    say,
+    seconds,
+)  # fmt: skip
+from snode.cli.options import check_seed, encoding_pair, noise_levels, read_activation
+from snode.cli.output import save_figure
 from snode.cli.samples import TOYS, accuracy_rows, final_numbers, load_data
 from snode.fields.layer import StandaloneField
+from snode.interrupts import stop_on_signals
+from snode.progress import Callback, bar, tell
 from snode.results import Status
 from snode.threads import check_threads
 
@@ -63,8 +74,25 @@ class TrainOptions:
 D = TrainOptions()
 
 
-@app.command()
+TRAIN_EXAMPLES = """Examples:
+
+snode train --data two_moons --activation tanh --n-layers 30 --epochs 5
+
+snode train --data table.csv --epochs 20
+
+snode train --resume runs/NAME --epochs 10"""
+
+
+@app.command(epilog=TRAIN_EXAMPLES)
 @friendly
+@grouped(
+    Data="data encoding dtype",
+    Network="activation depth n_layers interpolation scale knots",
+    Cost="l2 ce output decay",
+    Method="method inner length rule epochs batch_size n_iter learning_rate restart seed threads",
+    Measuring="eval_every eval_samples noise",
+    Folder_of_the_run="name folder resume as_json",
+)
 def train(
     context: typer.Context,
     data: Annotated[str, typer.Option(help=f"mnist, {', '.join(TOYS)}, or a file (npz, IDX, mat, csv).")] = D.data,
@@ -83,7 +111,7 @@ def train(
     inner: Annotated[str | None, typer.Option(help="l2, h1 (Sobolev gradient), euclidean; default l2 for ncg.")] = D.inner,
     length: Annotated[float, typer.Option(help="Length of the Sobolev inner product, with --inner h1.")] = D.length,
     rule: Annotated[str, typer.Option(help="CG rule: FR, PR+, FR-PR, HS, DY, SD.")] = D.rule,
-    epochs: Annotated[float | None, typer.Option(help="May be fractional.  [default: 0.25]", show_default=False)] = None,
+    epochs: Annotated[float | None, typer.Option(help="May be fractional (default: 0.25).")] = None,
     batch_size: Annotated[int, typer.Option(help="Samples in a minibatch.")] = D.batch_size,
     n_iter: Annotated[int, typer.Option(help="Iterations on each minibatch.")] = D.n_iter,
     learning_rate: Annotated[float | None, typer.Option(help="For the first-order methods only.")] = D.learning_rate,
@@ -102,82 +130,98 @@ def train(
     """Train a standalone neural ODE; without options: 14x14 MNIST by conjugate gradients."""
     if resume is not None:
         _check_resume_options(context)
-        options, run_folder = _resumed_options(resume, epochs), resume
-    else:
-        options = TrainOptions(
-            data, encoding_pair(encoding), activation, depth, n_layers, interpolation, scale, knots, l2, ce,
-            output, decay, method, inner, length, rule, D.epochs if epochs is None else epochs,
-            batch_size, n_iter, learning_rate, restart, seed, dtype, threads, eval_every,
-            eval_samples, noise_levels(noise),
-        )  # fmt: skip
-        if name is not None and (Path(name).name != name or name in (".", "..")):
+        options = _resumed_options(resume, epochs, data if _is_given(context, "data") else None)
+        started = _train(options, lambda: _reopened(resume), as_json, resumed=True)
+        raise typer.Exit(0 if started else 1)
+    options = TrainOptions(
+        data, encoding_pair(encoding), activation, depth, n_layers, interpolation, scale, knots, l2, ce,
+        output, decay, method, inner, length, rule, D.epochs if epochs is None else epochs,
+        batch_size, n_iter, learning_rate, restart, seed, dtype, threads, eval_every,
+        eval_samples, noise_levels(noise),
+    )  # fmt: skip
+    check_seed(seed)
+    if name is not None:
+        if Path(name).name != name or name in (".", ".."):
             raise ValueError(f"name must be a plain folder name; got {name!r}; see --out")
-        run_folder = folder / (name or _default_name(options))
-        if run_folder.exists() and any(run_folder.iterdir()):
+        if (folder / name).exists() and any((folder / name).iterdir()):  # before the data are read
             raise FileExistsError(
-                f"{run_folder} is not empty; choose another --name, or --resume {run_folder}"
+                f"{folder / name} is not empty; choose another --name, or --resume {folder / name}"
             )
-    with _removed_on_error(run_folder):
-        finished = _train(options, run_folder, resume is not None, as_json)
+    finished = _train(
+        replace(options, data=_lasting_name(data)),
+        lambda: runs.new_folder(folder, name or _default_name(options), given=name is not None),
+        as_json,
+    )
     raise typer.Exit(0 if finished else 1)
 
 
 @contextmanager
-def _removed_on_error(folder: Path) -> Iterator[None]:
-    """Leave no empty run behind when the input turns out to be bad."""
+def _removed_on_error(folder: Path, resumed: bool) -> Iterator[None]:
+    """Leave no empty run behind when the input turns out to be bad; a run from before stays."""
     try:
         yield
     except Exception:
-        if folder.is_dir() and {p.name for p in folder.iterdir()} <= {"options.json"}:
-            (folder / "options.json").unlink(missing_ok=True)
+        if not resumed and {p.name for p in folder.iterdir()} <= {runs.OPTIONS}:
+            (folder / runs.OPTIONS).unlink(missing_ok=True)
             folder.rmdir()
         raise
 
 
+def _lasting_name(data: str) -> str:
+    """Return the name of a data set, or a path that is right in every folder."""
+    is_file = data != "mnist" and data not in TOYS and Path(data).exists()
+    return str(Path(data).absolute()) if is_file else data
+
+
+def _reopened(folder: Path) -> Path:
+    runs.check_writable(folder)
+    return folder
+
+
 def _default_name(options: TrainOptions) -> str:
     activation = options.activation.replace(":", "-").replace("=", "").replace(",", "-")
-    return (
-        f"{Path(options.data).stem}-{activation}-{options.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    data = Path(options.data).absolute()
+    stem = (data.name if data.is_dir() else data.stem)[:40]
+    now = time.strftime("%Y%m%d-%H%M%S")
+    return f"{stem}-{activation}-{options.method}-seed{options.seed}-{now}"
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    return getattr(context.get_parameter_source(name), "name", "DEFAULT") == "COMMANDLINE"
 
 
 def _check_resume_options(context: typer.Context) -> None:
-    free = {"resume", "epochs", "as_json"}
-    given = [
-        name for name in context.params
-        if name not in free
-        and getattr(context.get_parameter_source(name), "name", "DEFAULT") == "COMMANDLINE"
-    ]  # fmt: skip
+    free = {"resume", "epochs", "data", "as_json"}
+    given = [name for name in context.params if name not in free and _is_given(context, name)]
     if given:
         raise ValueError(
-            f"{', '.join(given)} cannot change when a run is resumed; only epochs may be given"
+            f"{', '.join(given)} cannot change when a run is resumed; only epochs may be given, "
+            "and data whose file has moved"
         )
 
 
-def _resumed_options(folder: Path, epochs: float | None) -> TrainOptions:
-    stored = runs.read_options(folder)
-    unknown = set(stored) - {f.name for f in fields(TrainOptions)}
-    if unknown:
-        raise ValueError(f"{folder / 'options.json'} has unknown options {sorted(unknown)}")
-    for key in ("encoding", "noise"):
-        if stored.get(key) is not None:
-            stored[key] = tuple(stored[key])
+def _resumed_options(folder: Path, epochs: float | None, data: str | None) -> TrainOptions:
+    options = runs.read_record(TrainOptions, runs.read_options(folder), folder / runs.OPTIONS)
     if epochs is not None:
-        stored["epochs"] = epochs
-    return TrainOptions(**stored)
+        options = replace(options, epochs=epochs)
+    if data is not None:
+        return replace(options, data=_lasting_name(data))
+    if options.data != "mnist" and options.data not in TOYS and not Path(options.data).exists():
+        raise FileNotFoundError(
+            f"the data of the run, {options.data!r}, are not there; if they have moved: "
+            f"--resume {folder} --data PATH"
+        )
+    return options
 
 
-def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> bool:
-    started = time.perf_counter()
+def _train(
+    options: TrainOptions, open_folder: Callable[[], Path], as_json: bool, *, resumed: bool = False
+) -> bool:
     # the number of threads decides the rounding, so a resumed run must use the same
     options = replace(options, threads=check_threads(options.threads))
     data = load_data(options.data, options.encoding, options.dtype, options.seed)
     rng = np.random.default_rng(options.seed)
-    field = StandaloneField.random(
-        data.x_train.shape[0], options.depth, options.n_layers,
-        activation=read_activation(options.activation), interpolation=options.interpolation,
-        scale=options.scale, knots=options.knots, rng=rng, dtype=options.dtype,
-    )  # fmt: skip
+    field = _first_field(options, data, rng)
     cost = snode.Cost(
         l2=options.l2, ce=options.ce, output=options.output, decay=options.decay,
         n_classes=data.n_classes or 2,
@@ -185,49 +229,137 @@ def _train(options: TrainOptions, folder: Path, resume: bool, as_json: bool) -> 
     inner: Any = options.inner
     if inner == "h1":
         inner = snode.H1(options.length)
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / "options.json", asdict(options))
-    if not as_json:
-        out.print(f"{data}\n{field}\n{cost}", highlight=False, markup=False, soft_wrap=True)
-    with _progress(quiet=as_json) as report:
+    folder = open_folder()
+    ending = _Ending(folder)
+    with _removed_on_error(folder, resumed), ending, bar(console=err, quiet=as_json) as report:
+        if not resumed:
+            runs.write_json(folder / runs.OPTIONS, asdict(options))
+        if not as_json:
+            out.print(f"{data}\n{field}\n{cost}", highlight=False, markup=False, soft_wrap=True)
+        started = time.perf_counter()
         result = snode.train(
             field, data, cost,
             method=options.method, inner=inner, rule=options.rule, epochs=options.epochs,
             batch_size=options.batch_size, n_iter=options.n_iter,
             learning_rate=options.learning_rate, restart=options.restart, rng=rng,
-            threads=options.threads, callback=report, eval_every=options.eval_every,
+            threads=options.threads, eval_every=options.eval_every,
             eval_samples=options.eval_samples, checkpoint=folder / "checkpoint.safetensors",
-            resume=resume,
+            resume=resumed, progress=_Kept(report, folder, options),
         )  # fmt: skip
-    trained = time.perf_counter() - started
-    numbers = final_numbers(result.field, data, options.noise, options.seed)
-    numbers |= {"cost_last_batch": float(result.history["cost_after"][-1])}
-    manifest = {
-        "status": result.status.name,
-        "message": result.message,
-        **numbers,
-        "seed": options.seed,
-        "dtype": options.dtype,
-        "threads": options.threads,
-        "epochs": result.epochs,
-        "minibatches": result.n_batches,
-        "capped_steps": _total(result.history["capped"]),
-        "restarted_directions": _total(result.history["restarted"]),
-        "train_seconds": round(trained, 3),
-        "total_seconds": round(time.perf_counter() - started, 3),
-        "finished": runs.now(),
-        "options": asdict(options),
-        "field": repr(field),
-        "cost": asdict(cost),
-        "environment": runs.environment(),
-    }
-    _write_run(folder, result, data, manifest)
+        manifest = {
+            "status": result.status.name,
+            "message": result.message,
+            "train_accuracy": None, "test_accuracy": None, "noise_accuracy": {},
+            "cost_last_batch": float(result.history["cost_after"][-1]),
+            "seed": options.seed,
+            "dtype": options.dtype,
+            "threads": options.threads,
+            "epochs": result.epochs,
+            "minibatches": result.n_batches,
+            "capped_steps": _total(result.history["capped"]),
+            "restarted_directions": _total(result.history["restarted"]),
+            "train_seconds": round(time.perf_counter() - started, 3),
+            "total_seconds": round(seconds(), 3),
+            "finished": runs.now(),
+            "options": asdict(options),
+            "field": repr(field),
+            "cost": asdict(cost),
+            "environment": runs.environment(),
+        }  # fmt: skip
+        try:
+            _write_run(folder, result, data, manifest)  # what follows may take long, or be killed
+        except OSError as error:  # a full disk
+            fail(f"{error.filename}: {error.strerror}; {_kept(folder)}; {_go_on(folder)}", 1)
+        ending.is_written = True
+        if not ending.has_no_time:
+            measured = final_numbers(
+                result.field, data, options.noise, options.seed, callback=report
+            )
+            manifest |= measured | {"total_seconds": round(seconds(), 3), "finished": runs.now()}
+            _write_run(folder, result, data, manifest)
+            tell(report, 0, None, "drawing")
+            _draw_report(folder, result, data, manifest)
     _show_run(folder, manifest, as_json)
+    if result.status is not Status.SUCCESS or "could not be written" in result.message:
+        err.print(escape(result.message), highlight=False, soft_wrap=True)
     if result.status is Status.STOPPED:
-        err.print(
-            escape(f"stopped; go on with: python -m snode train --resume {folder}"), soft_wrap=True
-        )
+        err.print(escape(f"stopped; {_go_on(folder)}"), highlight=False, soft_wrap=True)
     return result.status is Status.SUCCESS
+
+
+def _first_field(options: TrainOptions, data: Any, rng: np.random.Generator) -> Any:
+    if not 0 < options.depth < 1e100:  # knots are interpolated: cubes of it are formed
+        raise ValueError(f"--depth must be positive and below 1e100; got {options.depth!r}")
+    try:
+        return StandaloneField.random(
+            data.x_train.shape[0], options.depth, options.n_layers,
+            activation=read_activation(options.activation), interpolation=options.interpolation,
+            scale=options.scale, knots=options.knots, rng=rng, dtype=options.dtype,
+        )  # fmt: skip
+    except (MemoryError, OverflowError) as error:
+        raise ValueError(
+            f"depth, n_layers or knots is too large: {options.depth:g}, {options.n_layers}, "
+            f"{options.knots}"
+        ) from error
+
+
+def _go_on(folder: Path) -> str:
+    return f"go on with: python -m snode train --resume {shlex.quote(str(folder))}"
+
+
+def _kept(folder: Path) -> str:
+    if (folder / "checkpoint.safetensors").exists():
+        return "the last checkpoint is kept"
+    return "there is no checkpoint yet"
+
+
+class _Kept:
+    """Passes on how far the run is; when it has begun, its options are final."""
+
+    def __init__(self, report: Callback, folder: Path, options: TrainOptions) -> None:
+        self.report, self.folder, self.options = report, folder, options
+        self.is_kept = False
+
+    def __call__(self, state: Any) -> object:
+        if not self.is_kept:  # a checkpoint of another run would have been refused by now
+            runs.write_json(self.folder / runs.OPTIONS, asdict(self.options))
+            self.is_kept = True
+        return self.report(state)
+
+
+class _Ending:
+    """Says at once what a Ctrl-C or SIGTERM leads to, and how to go on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.is_written = False
+        self.signals = ExitStack()
+
+    def __enter__(self) -> _Ending:
+        self.flag = self.signals.enter_context(stop_on_signals(self._answer))
+        return self
+
+    @property
+    def has_no_time(self) -> bool:
+        """Whether whoever ended the run will kill it soon; after this Ctrl-C ends at once."""
+        self.signals.close()
+        return self.flag.name in ("SIGTERM", "SIGHUP")
+
+    def _answer(self, name: str) -> None:
+        rest = "writes checkpoint and model"
+        if name == "SIGINT":
+            rest += ", measures the accuracies (Ctrl-C again: ends at once)"
+        say(
+            f"\n{name.replace('SIGINT', 'Ctrl-C')}: finishes this minibatch, {rest}; {_go_on(self.folder)}"
+        )
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.signals.close()
+        if kind is KeyboardInterrupt:
+            kept = _kept(self.folder)
+            if self.is_written:
+                kept = "checkpoint and model are written, the accuracies are not measured"
+            raise KeyboardInterrupt(f"interrupted: {kept}; {_go_on(self.folder)}") from None
 
 
 def _total(column: Any) -> int:
@@ -235,56 +367,37 @@ def _total(column: Any) -> int:
 
 
 def _write_run(folder: Path, result: Any, data: Any, manifest: dict[str, Any]) -> None:
-    from snode.plotting import training_report
-
     encoding = data.encoding if data.image_shape is not None else None
     snode.save(folder / "model.safetensors", result.field, encoding=encoding,
                manifest=runs.plain(manifest))  # fmt: skip
     runs.write_history(folder / "history.csv", result)
     runs.write_json(folder / "manifest.json", manifest)
+
+
+def _draw_report(folder: Path, result: Any, data: Any, manifest: dict[str, Any]) -> None:
+    from snode.plotting import training_report
+
     test = manifest["test_accuracy"]
     shown = "" if test is None else f", test accuracy {100 * test:.2f} %"
     title = f"{folder.name}: {result.epochs:g} epochs{shown}"
     samples = manifest["options"]["eval_samples"]
-    figure = training_report(result, data, title=title, eval_samples=samples)
-    figure.savefig(folder / "report.png", dpi=110)
+    save_figure(
+        folder / "report.png",
+        lambda: training_report(result, data, title=title, eval_samples=samples),
+    )
 
 
 def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(runs.plain(manifest), indent=2) + "\n")
+        print_json(manifest)
         return
     table = new_table(f"run {folder}")
     accuracy_rows(table, manifest)
     table.add_row("minibatches", str(manifest["minibatches"]))
     table.add_row("capped steps", str(manifest["capped_steps"]))
     table.add_row("training time (this session)", f"{manifest['train_seconds']:.1f} s")
-    table.add_row("run time", f"{manifest['total_seconds']:.1f} s")
+    table.add_row("run time", f"{seconds():.1f} s")
     out.print(table)
-    out.print(f"{folder}/: model.safetensors, history.csv, manifest.json, report.png",
+    names = ("model.safetensors", "history.csv", "manifest.json", "report.png")
+    out.print(f"{folder}/: {', '.join(name for name in names if (folder / name).exists())}",
               highlight=False, markup=False, soft_wrap=True)  # fmt: skip
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[Any], None]]:
-    columns = (
-        TextColumn("epoch {task.fields[epoch]:.3f}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("cost {task.fields[cost]:.4f} step {task.fields[step]:.3g} "
-                   "accuracy {task.fields[accuracy]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=err, disable=quiet) as bar:
-        task = bar.add_task("", total=None, epoch=0.0, cost=math.nan, step=math.nan, accuracy="-")
-
-        def report(state: Any) -> None:
-            score = state.test_accuracy
-            score = state.train_accuracy if math.isnan(score) else score
-            bar.update(
-                task, completed=state.batch, total=state.n_batches, epoch=state.epoch,
-                cost=state.cost_after, step=state.step,
-                accuracy="-" if math.isnan(score) else f"{100 * score:.1f} %",
-            )  # fmt: skip
-
-        yield report

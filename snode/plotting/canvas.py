@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,15 @@ import numpy as np
 
 from snode.backend import Array, is_array, to_host
 
-__all__ = ["CLASS_COLOURS", "COLOURS", "MARKERS", "axes_of", "check_points", "figure_of"]
+__all__ = [
+    "CLASS_COLOURS",
+    "COLOURS",
+    "MARKERS",
+    "axes_of",
+    "check_points",
+    "figure_of",
+    "new_figure",
+]
 
 # dark to light, so that the order survives greyscale; line styles differ as well
 COLOURS = ("#1b1b3a", "#b3446c", "#e0a030", "#4f9da6")
@@ -20,11 +29,29 @@ CLASS_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 MARKERS = "os^DvPX<>*"
 
 
+def new_figure(**options: Any) -> Any:
+    """Return a Figure for files: without a window, whatever backend the environment names."""
+    backend = os.environ.get("MPLBACKEND")
+    try:
+        from matplotlib.figure import Figure
+    except ValueError:  # a notebook hands its backend down to programs that do not have it
+        if backend is None:
+            raise
+        del os.environ["MPLBACKEND"]
+        try:
+            from matplotlib.figure import Figure
+        finally:
+            os.environ["MPLBACKEND"] = backend
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = Figure(**options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def figure_of(*draw: Callable[[Any], Any]) -> Any:
     """Return a Figure with one Axes for each function, side by side, drawn by ``draw(ax)``."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * len(draw), 4), layout="constrained")
+    figure = new_figure(figsize=(6 * len(draw), 4), layout="constrained")
     for one, ax in zip(draw, figure.subplots(1, len(draw), squeeze=False)[0], strict=True):
         one(ax)
     return figure

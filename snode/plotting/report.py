@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, is_array, to_host
-from snode.plotting.canvas import COLOURS, axes_of, check_points
+from snode.plotting.canvas import COLOURS, axes_of, check_points, new_figure
 from snode.plotting.samples import plot_decision_regions
 from snode.predict import confusion, predict
 
@@ -349,9 +349,7 @@ def training_report(
     -------
     matplotlib Figure
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    figure = new_figure(figsize=(13, 7.5), layout="constrained")
     grid = figure.add_gridspec(2, 3)
     plot_cost(result.history, figure.add_subplot(grid[0, 0]))
     ax = plot_accuracy(result.evaluations, figure.add_subplot(grid[0, 1]))

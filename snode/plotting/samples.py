@@ -15,6 +15,7 @@ from snode.plotting.canvas import (
     check_classes_of,
     check_points,
     class_look,
+    new_figure,
     tints,
 )
 from snode.predict import predict
@@ -241,10 +242,9 @@ def animate_trajectories(
     if paths.shape[1] != 2:
         raise ValueError("field must have n >= 2 to be animated in the plane; got n = 1")
     from matplotlib.animation import FuncAnimation
-    from matplotlib.figure import Figure
 
     depths = np.linspace(t[0], t[-1], int(n_frames))
-    figure = Figure(figsize=figsize, layout="constrained")
+    figure = new_figure(figsize=figsize, layout="constrained")
     ax = figure.subplots()
     low, high = paths.min(axis=(0, 2)), paths.max(axis=(0, 2))
     margin = 0.06 * np.maximum(high - low, 1e-3)

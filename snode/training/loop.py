@@ -677,9 +677,13 @@ class _Training:
         if different:
             k = different[0]
             default = repr(EULER) if k == "solver" else None
+            there = theirs.get(k, default)
+            hint = ""
+            if k == "threads":  # decides the rounding; the default follows the cores
+                hint = f"; pass threads={there} (--threads {there}) to go on"
             raise ModelFormatError(
-                f"{path} belongs to another run: {k} is {theirs.get(k, default)!r} there "
-                f"and {ours.get(k, default)!r} here"
+                f"{path} belongs to another run: {k} is {there!r} there "
+                f"and {ours.get(k, default)!r} here{hint}"
             )
 
     def _restore(self, arrays: dict[str, Array], header: dict[str, Any]) -> None:
