@@ -1,4 +1,4 @@
-"""Directives ``claims``, ``attack-table``, ``sklearn-table``: recorded runs as tables."""
+"""Directives ``claims``, ``claims-total``, ``attack-table``, ``sklearn-table``: recorded runs."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,53 @@ from docutils.parsers.rst import Directive, directives
 
 RESULTS = Path(__file__).parent.parent / "demos" / "results"
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+PAPER_001 = (
+    "fig02_table01_euler_vs_ode45",
+    "table02_fig03_accuracy_and_noise",
+    "propagation",
+    "fig06_weights_in_depth",
+    "fig05_fig12_table03_attacks",
+    "fig11_noise_examples",
+    "fig13_14_15_adversarial_images",
+)
+OURS = "can be used with"  # of fig02: the paper has a table there, but says nothing about it
+
+
+def statements(names=PAPER_001, folder=RESULTS):
+    """Return (statement, agrees, the paper's) of recorded runs, without those named as ours."""
+    found = []
+    for name in names:
+        claims = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["claims"]
+        if isinstance(claims, dict):
+            claims = [{"claim": claim, "agrees": agrees} for claim, agrees in claims.items()]
+        for c in claims:
+            if not c["claim"].startswith("not in the paper"):
+                found.append((c["claim"], bool(c["agrees"]), OURS not in c["claim"]))
+    return found
+
+
+def total():
+    """Return how many statements of paper 001 agree, as a sentence."""
+    found = statements()
+    agree = sum(agrees for _, agrees, _ in found)
+    papers = [agrees for _, agrees, paper in found if paper]
+    return (
+        f"{agree} of {len(found)} statements agree in the recorded runs: {sum(papers)} of the "
+        f"{len(papers)} that the paper makes, and {agree - sum(papers)} of the "
+        f"{len(found) - len(papers)} that we read from its Table 1."
+    )
+
+
+class ClaimsTotal(Directive):
+    """The sentence of `total`."""
+
+    def run(self):
+        for name in PAPER_001:
+            file = RESULTS / f"{name}.json"
+            self.state.document.settings.record_dependencies.add(str(file))
+        return [nodes.paragraph("", "", nodes.strong("", total()))]
 
 
 def read(directive):
@@ -91,6 +138,7 @@ class SklearnTable(Directive):
 
 def setup(app):
     app.add_directive("claims", Claims)
+    app.add_directive("claims-total", ClaimsTotal)
     app.add_directive("attack-table", AttackTable)
     app.add_directive("sklearn-table", SklearnTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -21,13 +21,28 @@ extensions = [
     "sphinx.ext.viewcode",
     "numpydoc",
     "matplotlib.sphinxext.plot_directive",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",  # the formulas need no network
+    "myst_nb",
     "claims",  # docs/claims.py
+    "notebooks",  # docs/notebooks.py
 ]
-exclude_patterns = ["_build", "_templates"]
+# of the notebooks, the lessons are pages; the demos can only be downloaded
+exclude_patterns = [
+    "_build", "_templates", "exercises", "notebooks/snode", "notebooks/contractivity",
+]  # fmt: skip
+nb_execution_mode = "cache"
+nb_execution_cache_path = os.path.abspath("_build/notebooks")
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+highlight_language = "default"  # Python where it is Python
+copybutton_exclude = ".linenos, .gp, .go"
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = "snode"
 html_static_path = ["_static"]
+html_css_files = ["snode.css"]
 html_theme_options = {"navigation_with_keys": True}
 
 autosummary_generate = True
@@ -48,6 +63,8 @@ doctest_test_doctest_blocks = "default"
 
 def escape_bars(app, what, name, obj, options, lines):
     """Let ``|x|`` in a docstring be a norm: to reStructuredText it is a substitution."""
+    if name.startswith("snode.sklearn") and name.endswith(("_request", "metadata_routing")):
+        del lines[1:]  # inherited; the rest refers to pages of scikit-learn
     block = None  # indentation of the math block or doctest that we are in
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -61,3 +78,9 @@ def escape_bars(app, what, name, obj, options, lines):
 
 def setup(app):
     app.connect("autodoc-process-docstring", escape_bars, priority=100)
+    app.connect("builder-inited", use_svg)
+
+
+def use_svg(app):
+    """Draw formulas without fonts: some browsers load none for a page opened from a file."""
+    app.config.mathjax_path = "mathjax/tex-svg.js"
