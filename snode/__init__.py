@@ -65,6 +65,7 @@ from snode.results import (
     NcgResult,
     OdeSolution,
     Status,
+    TrainingWarning,
     TrainResult,
 )
 from snode.training.costs import Cost
@@ -144,6 +145,7 @@ __all__ = [
     "SweepRow",
     "TrainResult",
     "TrainState",
+    "TrainingWarning",
     "Uncertainty",
     "VectorField",
     "__version__",

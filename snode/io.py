@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import field as entry
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, BinaryIO
@@ -30,16 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snode.backend import Array, creator_namespace, is_array, own_error_state, to_host
-from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.classifier import Classifier
 from snode.fields.layer import StandaloneField
 from snode.fields.mlp import MLPField
+from snode.model import Model, checked_classes, checked_standardisation
 from snode.results import ModelFormatError
 
 __all__ = ["Model", "load", "load_arrays", "save", "save_arrays"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FIRST_VERSION = 1  # still written where nothing of version 2 is in the file
+_STANDARDISATION = ("standardisation mean", "standardisation scale")  # no parameter has a space
 _MAX_HEADER = 2**20  # bytes; W and b need 200, the rest is the manifest
 _MAX_JSON = 2**24  # bytes of a JSON file, such as the table of a sweep
 _MAX_NESTING = 32
@@ -56,28 +57,6 @@ _DTYPES = {
 PathLike = str | os.PathLike[str]
 
 
-@dataclass(frozen=True, eq=False)
-class Model(Portable):
-    """A field read from a file, with what is known about it.
-
-    Attributes
-    ----------
-    field : VectorField
-        The field; its arrays belong to the backend chosen by `use_backend`.
-    encoding : (float, float) or None
-        Pixel encoding (background, ink) of the data it was trained on, if known.
-    manifest : dict
-        What was written with it: versions, seed, options, numbers.
-    format_version : int or None
-        Version of the file format; None for a `.mat` file.
-    """
-
-    field: Any
-    encoding: tuple[float, float] | None
-    manifest: dict[str, Any] = entry(repr=False)
-    format_version: int | None
-
-
 # --- fields ---------------------------------------------------------------------------------------
 
 
@@ -88,6 +67,8 @@ def save(
     *,
     encoding: tuple[float, float] | None = None,
     manifest: Mapping[str, Any] | None = None,
+    classes: Any = None,
+    standardisation: tuple[Array, Array] | None = None,
 ) -> None:
     """Write a field to a safetensors file.
 
@@ -104,6 +85,11 @@ def save(
         Pixel encoding (background, ink) of the data the field was trained on.
     manifest : mapping, optional
         Anything that JSON can hold, under 1 MiB: versions, seed, options, numbers.
+    classes : sequence of str or numbers, optional
+        Names of the classes in the order of the outputs, e.g. `Dataset.classes`.
+    standardisation : (mean, scale), two (n,) float arrays, optional
+        The field takes ``(sample - mean) / scale``: `Dataset.standardisation`. The file then has
+        format version 2, which older versions of snode refuse.
 
     Raises
     ------
@@ -111,7 +97,8 @@ def save(
         If this type of field cannot be saved, or the manifest is not JSON.
     ValueError
         If a weight is not finite, the encoding is not a pair of numbers, the manifest holds NaN,
-        or the activation is not the one that its name stands for (see `register_activation`).
+        there are more classes than outputs or one twice, the standardisation does not fit, or the
+        activation is not the one that its name stands for (see `register_activation`).
     FileNotFoundError
         If the folder does not exist.
     PermissionError
@@ -135,13 +122,21 @@ def save(
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{key} must be finite to be saved; it has NaN or infinite entries")
-    header = {
+    header: dict[str, Any] = {
         "kind": "field",
         "field": field_header,
         "encoding": as_encoding(encoding),
         "manifest": dict(manifest or {}),
     }
-    save_arrays(path, arrays, header)
+    if classes is not None:
+        header["classes"] = checked_classes(
+            list(to_host(classes) if is_array(classes) else classes), field
+        )
+    if standardisation is not None:
+        numbers = checked_standardisation(standardisation, field)
+        arrays |= dict(zip(_STANDARDISATION, map(to_host, numbers), strict=True))
+    version = _FIRST_VERSION if standardisation is None else FORMAT_VERSION
+    _write(path, arrays, header, version)
 
 
 @own_error_state
@@ -184,12 +179,24 @@ def load(path: PathLike) -> Model:
         manifest = header.get("manifest")
         if not isinstance(manifest, dict):
             raise ValueError("has no manifest")
+        numbers = [arrays.pop(name, None) for name in _STANDARDISATION]
+        field = _build_field(header.get("field"), arrays)
+        classes = header.get("classes")
         return Model(
-            field=_build_field(header.get("field"), arrays),
+            field=field,
             encoding=as_encoding(header.get("encoding")),
             manifest=manifest,
             format_version=version,
+            classes=None if classes is None else np.array(checked_classes(classes, field)),
+            standardisation=_built_standardisation(numbers, field),
         )
+
+
+def _built_standardisation(numbers: list[Any], field: Any) -> tuple[Array, Array] | None:
+    if all(array is None for array in numbers):
+        return None
+    xp = creator_namespace()
+    return checked_standardisation([None if a is None else xp.asarray(a) for a in numbers], field)
 
 
 def _standalone_to_header(field: StandaloneField) -> dict[str, Any]:
@@ -357,11 +364,17 @@ def save_arrays(path: PathLike, arrays: Mapping[str, Array], header: Mapping[str
     ...     io.load_arrays(path)
     ({'order': array([0, 1, 2])}, {'kind': 'checkpoint', 'epoch': 2})
     """
+    _write(path, arrays, header, _FIRST_VERSION)
+
+
+def _write(
+    path: PathLike, arrays: Mapping[str, Array], header: Mapping[str, Any], version: int
+) -> None:
     from safetensors.numpy import save as serialize
 
     if not isinstance(header.get("kind"), str):
         raise ValueError(f"header must have a text 'kind'; got {brief(header.get('kind'))}")
-    text = _to_json({"format_version": FORMAT_VERSION, "header": dict(header)})
+    text = _to_json({"format_version": version, "header": dict(header)})
     plain = {name: _as_plain(name, array) for name, array in arrays.items()}
     # not safetensors' save_file: what that writes, only the owner may read
     content = serialize(plain, metadata={"snode": text})

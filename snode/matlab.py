@@ -12,7 +12,8 @@ from snode._mat5 import MatFile
 from snode.backend import creator_namespace, own_error_state, to_host
 from snode.fields.activations import Activation, get_activation
 from snode.fields.layer import StandaloneField
-from snode.io import Model, PathLike, as_encoding, check_reproducible, reading, replacing
+from snode.io import PathLike, as_encoding, check_reproducible, reading, replacing
+from snode.model import Model
 
 __all__ = ["export_mat", "import_mat"]
 

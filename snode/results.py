@@ -21,6 +21,7 @@ __all__ = [
     "OdeSolution",
     "Status",
     "TrainResult",
+    "TrainingWarning",
 ]
 
 
@@ -57,6 +58,10 @@ class IntegrationError(ArithmeticError):
 
 class ModelFormatError(ValueError):
     """A model file is damaged, hostile, or of an unknown kind."""
+
+
+class TrainingWarning(UserWarning):
+    """Training goes on, but something says that it will not come to what it is meant for."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,7 @@ FLOORS = {
     "ode": 2,
     "datasets": 2,
     "io": 3,
+    "model": 3,
     "matlab": 3,
     "predict": 3,
     "checks": 3,
@@ -48,7 +49,8 @@ FLOORS = {
 # neighbours on one floor that may see each other, in this direction only
 NEIGHBOURS = {
     ("results", "backend"),
-    ("results", "copying"), ("matlab", "io"), ("reproduce", "runs"), ("__main__", "cli"),
+    ("results", "copying"), ("model", "predict"), ("io", "model"), ("matlab", "model"),
+    ("matlab", "io"), ("reproduce", "runs"), ("__main__", "cli"),
 }  # fmt: skip
 ONLY_IN = {
     "numba": {"_kernels"},

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from snode import _early
-from snode.cli import attack, certify, console, evaluate, reproduce, streams, train  # noqa: F401  each adds its own
+from snode.cli import attack, certify, console, evaluate, predict, reproduce, streams, train  # noqa: F401  each adds its own
 from snode.cli.console import app
 
 __all__ = ["app", "main"]

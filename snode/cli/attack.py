@@ -13,19 +13,27 @@ import typer
 
 import snode
 from snode import plotting
+from snode.backend import to_host
 from snode.cli.console import app, err, friendly, new_table, out, print_json, seconds
 from snode.cli.options import check_seed
 from snode.cli.output import result_prefix, stoppable, write_results
-from snode.cli.samples import class_count, first_samples, load_model
+from snode.cli.samples import (
+    class_count,
+    first_samples,
+    input_unit,
+    load_model,
+    need_classes,
+    shown_path,
+)
 from snode.progress import bar, tell
 from snode.results import Status
 
 
-def _has_logits(loaded: Any) -> bool:
-    """Whether the outputs of a model are logits: a read-out, or trained by cross entropy."""
+def has_logits(loaded: Any, *, read_out_alone: bool = True) -> bool:
+    """Whether the outputs of a model are logits: trained by cross entropy, or a read-out."""
     options = loaded.manifest.get("options", {})
     ce = options.get("ce", 0) if isinstance(options, dict) else 0
-    return hasattr(loaded.field, "readout") or bool(ce)
+    return bool(ce) or (read_out_alone and hasattr(loaded.field, "readout"))
 
 
 @app.command()
@@ -53,12 +61,12 @@ def attack(
         raise ValueError(f"method must be one of {', '.join(attacks)}; got {method!r}")
     prefix = result_prefix(model, prefix, f"attack_{method}")
     loaded, dataset = load_model(model, data)
+    need_classes(dataset, "an attack")
     x, y = first_samples(dataset, n)
-    if method == "sensitivity" and _has_logits(loaded):
+    if method == "sensitivity" and has_logits(loaded):
         # a margin that multiplies makes no sense for outputs of any sign
         attacks[method] = functools.partial(attacks[method], margin_kind="additive", margin=0.025)
-    is_encoded = dataset.image_shape is not None and loaded.encoding is not None
-    box = (min(loaded.encoding), max(loaded.encoding)) if is_encoded else None
+    box = _box(loaded, dataset)
     with stoppable("", as_json) as callback:
         result = attacks[method](
             loaded.field, x, y, box=box, n_classes=class_count(loaded.field, dataset),
@@ -68,14 +76,63 @@ def attack(
     if as_json:
         print_json({"method": method} | numbers)
     else:
-        _show_attack(f"{method} attack on {model}, {len(y)} samples of {dataset.name}", numbers)
+        title = f"{method} attack on {shown_path(model)}, {len(y)} samples of {dataset.name}"
+        _show_attack(title, numbers)
+        _say(_attack_sentence(method, result, dataset, eps))
     names = ("x_adv", "delta", "norm2", "norminf", "success", "label", "target", "y", "skipped")
     write_results(
         prefix,
         {name: getattr(result, name) for name in names},
         functools.partial(plotting.plot_success, result),
+        *_adversarial_images(result, x, dataset),
         quiet=as_json,
     )
+
+
+def _box(model: Any, dataset: Any) -> tuple[float, float] | None:
+    """Return the range of the inputs, if they are pixels."""
+    if dataset.image_shape is None or model.encoding is None:
+        return None
+    box = min(model.encoding), max(model.encoding)
+    if model.standardisation is None:
+        return box
+    mean, scale = (to_host(v) for v in model.standardisation)
+    if (mean != mean[0]).any() or (scale != scale[0]).any():
+        return None  # another range for each pixel
+    return float((box[0] - mean[0]) / scale[0]), float((box[1] - mean[0]) / scale[0])
+
+
+def _say(sentence: str) -> None:
+    out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _attack_sentence(method: str, result: Any, dataset: Any, eps: float) -> str:
+    """Return what the attack says about the network, in one sentence."""
+    attacked, count = ~result.skipped, len(result.skipped)
+    fooled = result.success & attacked
+    size = f"changes of at most {eps:g} in each feature" if method in ("pgd", "fgsm") else "changes"
+    if not attacked.any():
+        return f"No sample was attacked: all {count} are misclassified, or were not reached."
+    if not fooled.any():
+        return (
+            f"None of the {attacked.sum()} samples that are classified correctly was fooled by "
+            f"{size}; that is no proof that none can be (see certify)."
+        )
+    left = 100 * (attacked.sum() - fooled.sum()) / count
+    median = float(np.median(result.norm2[fooled]))
+    return (
+        f"{fooled.sum()} of {attacked.sum()} correctly classified samples were fooled by {size}, "
+        f"half of them by a change of size {median:.3g} or less (2-norm, {input_unit(dataset)}); "
+        f"under this attack the accuracy is {left:.1f} % instead of "
+        f"{100 * attacked.sum() / count:.1f} %."
+    )
+
+
+def _adversarial_images(result: Any, x: Any, dataset: Any) -> list[Callable[[Any], Any]]:
+    """Return how to draw the first samples that were fooled, if the data are images."""
+    if dataset.image_shape is None or not (result.success & ~result.skipped).any():
+        return []
+    return [functools.partial(plotting.plot_adversarial, result, x, dataset)]
 
 
 def _attack_numbers(result: Any) -> dict[str, Any]:
@@ -115,7 +172,7 @@ def _show_attack(title: str, numbers: dict[str, Any]) -> None:
 def sensitivity(
     model: Annotated[Path, typer.Argument(help="A model file, or the folder of a run.")],
     n: Annotated[int, typer.Option("--n", help="Number of test samples.")] = 200,
-    noise: Annotated[float, typer.Option(help="Standard deviation of the perturbation of the inputs.")] = 0.01,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the perturbation of the inputs (standardised ones, if the model standardises).")] = 0.01,
     data: Annotated[str | None, typer.Option(help="As for evaluate.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the perturbation.")] = 0,
     prefix: Annotated[Path | None, typer.Option("--out", help="Where to write, without suffix; default beside the model.")] = None,
@@ -142,7 +199,9 @@ def sensitivity(
         print_json(numbers)
     else:
         _show_propagation(
-            f"{model}: noise of standard deviation {noise:g} on {x.shape[1]} samples", numbers
+            f"{shown_path(model)}: noise of standard deviation {noise:g} ({input_unit(dataset)}) "
+            f"on {x.shape[1]} samples",
+            numbers,
         )
     names = ("t", "predicted", "measured", "relative_error", "relative_vector_error")
     write_results(

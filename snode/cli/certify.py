@@ -19,7 +19,14 @@ from snode.backend import to_host
 from snode.cli.console import app, friendly, new_table, out, print_json, seconds
 from snode.cli.options import check_seed, read_numbers
 from snode.cli.output import result_prefix, stoppable, write_results
-from snode.cli.samples import class_count, first_samples, load_model
+from snode.cli.samples import (
+    class_count,
+    first_samples,
+    input_unit,
+    load_model,
+    need_classes,
+    shown_path,
+)
 from snode.fields.layer import StandaloneField
 from snode.progress import tell
 from snode.results import Status
@@ -57,6 +64,7 @@ def certify(
         raise ValueError(f"radii must be finite and >= 0; got {radii!r}")
     target = result_prefix(model, prefix, "certify")
     loaded, dataset = load_model(model, data)
+    need_classes(dataset, "a certificate")
     x, y = first_samples(dataset, n)
     field = loaded.field
     layers = _bounded_layers(field)
@@ -89,7 +97,9 @@ def certify(
     if as_json:
         print_json(numbers)
     else:
-        _show_certificate(f"{model}, {len(y)} samples of {dataset.name}", numbers)
+        _show_certificate(f"{shown_path(model)}, {len(y)} samples of {dataset.name}", numbers)
+        sentence = _certificate_sentence(numbers, input_unit(dataset))
+        out.print(sentence, highlight=False, markup=False, soft_wrap=True)
         if stopped:
             out.print("stopped: the layers that were left are bounded by norms; all bounds hold")
     write_results(
@@ -173,6 +183,19 @@ def _radius_numbers(found: Any, sizes: tuple[float, ...]) -> dict[str, Any]:
         "largest_radius": certified.max(initial=0.0),
         "certified_accuracy": {f"{size:.12g}": float(found.accuracy(size)) for size in sizes},
     }
+
+
+def _certificate_sentence(numbers: dict[str, Any], unit: str) -> str:
+    """Return what the certificate says, in one sentence."""
+    count, samples = numbers["certified"], numbers["samples"]
+    if not count:
+        return f"No change, however small, is proved harmless for any of the {samples} samples."
+    radius = _outward(numbers["median_radius"], up=False)
+    return (
+        f"{count} of {samples} samples keep their class, as solved by {numbers['solver']}, whatever "
+        f"change is made to them, if it is small enough: for half of these proved up to a size of "
+        f"{radius} (2-norm, {unit}). Larger changes may be harmless, too; that is not known."
+    )
 
 
 def _ladder(radii: Any, count: int = 5) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,48 +28,34 @@ from snode.cli.console import (
     say,
     seconds,
 )  # fmt: skip
+from snode.cli.defaults import (
+    TrainOptions,
+    check_options,
+    describe,
+    resolve,
+    scaled_targets,
+    stored_options,
+    unscaled_read_out,
+)
 from snode.cli.options import check_seed, encoding_pair, noise_levels, read_activation
 from snode.cli.output import save_figure
-from snode.cli.samples import TOYS, accuracy_rows, final_numbers, load_data
+from snode.cli.samples import (
+    TOYS,
+    Source,
+    accuracy_rows,
+    class_names,
+    final_numbers,
+    load_data,
+    noise_unit,
+    shown_name,
+    shown_path,
+    warnings_as_lines,
+)
 from snode.fields.layer import StandaloneField
 from snode.interrupts import stop_on_signals
 from snode.progress import Callback, bar, tell
 from snode.results import Status
 from snode.threads import check_threads
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Everything that decides the numbers of a run; written to ``options.json``."""
-
-    data: str = "mnist"
-    encoding: tuple[float, float] | None = None
-    activation: str = "relu"
-    depth: float = 3.0
-    n_layers: int = 150
-    interpolation: str = "constant"
-    scale: float | None = None
-    knots: int = 4
-    l2: float = 1.0
-    ce: float = 0.0
-    output: float = 0.0
-    decay: float = 0.0
-    method: str = "ncg"
-    inner: str | None = None
-    length: float = 1.0
-    rule: str = "FR"
-    epochs: float = 0.25
-    batch_size: int = 100
-    n_iter: int = 6
-    learning_rate: float | None = None
-    restart: bool = True
-    seed: int = 1
-    dtype: str = "float32"
-    threads: int | None = None
-    eval_every: float = 0.05
-    eval_samples: int = 2000
-    noise: tuple[float, ...] = (0.1, 0.2, 0.4)
-
 
 D = TrainOptions()
 
@@ -96,50 +82,65 @@ snode train --resume runs/NAME --epochs 10"""
 def train(
     context: typer.Context,
     data: Annotated[str, typer.Option(help=f"mnist, {', '.join(TOYS)}, or a file (npz, IDX, mat, csv).")] = D.data,
-    encoding: Annotated[str, typer.Option(help="Values of background and ink, e.g. 0,-1; default 0,-1 for images, other data as they are.")] = "",
-    activation: Annotated[str, typer.Option(help="Name, or name:parameter=value (elu:alpha=0.2).")] = D.activation,
-    depth: Annotated[float, typer.Option(help="Length T of the depth interval.")] = D.depth,
-    n_layers: Annotated[int, typer.Option(help="Number K of depth cells (Euler steps).")] = D.n_layers,
+    encoding: Annotated[str, typer.Option(help="Values of background and ink, e.g. 0,-1; default 0,-1 for 8-bit images, other data as they are.")] = "",
+    label_column: Annotated[str | None, typer.Option(help="Tables: name or number (from 0, or -1 for the last) of the column of labels.")] = D.label_column,
+    samples: Annotated[str | None, typer.Option(help="npz and mat: rows or columns, where the samples are.")] = D.samples,
+    delimiter: Annotated[str | None, typer.Option(help="Tables: what separates the cells; default: what fits.")] = D.delimiter,
+    task: Annotated[str, typer.Option(help="classification, or regression for targets that are real numbers.")] = D.task,
+    test_fraction: Annotated[float | None, typer.Option(help="Part held out where the file has no test set; default 0.2, none for 8-bit images.")] = D.test_fraction,
+    standardise: Annotated[bool | None, typer.Option("--standardise/--no-standardise", help="Features of mean 0 and deviation 1; default: for tables and toy sets.")] = D.standardise,
+    read_out: Annotated[bool | None, typer.Option("--read-out/--no-read-out", help="Outputs V x(T) + c; default: not for 8-bit images.")] = D.read_out,
+    activation: Annotated[str | None, typer.Option(help="Name, or name:parameter=value (elu:alpha=0.2); default tanh, relu for 8-bit images.")] = D.activation,
+    depth: Annotated[float | None, typer.Option(help="Length T of the depth interval; default 1, 3 for 8-bit images.")] = D.depth,
+    n_layers: Annotated[int | None, typer.Option(help="Number K of depth cells (Euler steps); default 10, 150 for 8-bit images.")] = D.n_layers,
     interpolation: Annotated[str, typer.Option(help="Weights in depth: constant, linear, cubic.")] = D.interpolation,
     scale: Annotated[float | None, typer.Option(help="Standard deviation of the first weights; default 1/n.")] = D.scale,
     knots: Annotated[int, typer.Option(help="Depths at which the first weights are drawn.")] = D.knots,
-    l2: Annotated[float, typer.Option(help="Weight of the squared distance to the targets.")] = D.l2,
-    ce: Annotated[float, typer.Option(help="Weight of the cross entropy.")] = D.ce,
+    l2: Annotated[float | None, typer.Option(help="Weight of the squared distance to the targets; default 1 for 8-bit images and regression, else 0.")] = D.l2,
+    ce: Annotated[float | None, typer.Option(help="Weight of the cross entropy; default 0 for 8-bit images and regression, else 1.")] = D.ce,
     output: Annotated[float, typer.Option(help="Weight of the size of the output.")] = D.output,
-    decay: Annotated[float, typer.Option(help="Weight of the size of W and b.")] = D.decay,
+    decay: Annotated[float | None, typer.Option(help="Weight of the size of W and b; default 0.001, 0 for 8-bit images.")] = D.decay,
     method: Annotated[str, typer.Option(help="ncg, sgd, momentum, rmsprop, adam.")] = D.method,
     inner: Annotated[str | None, typer.Option(help="l2, h1 (Sobolev gradient), euclidean; default l2 for ncg.")] = D.inner,
     length: Annotated[float, typer.Option(help="Length of the Sobolev inner product, with --inner h1.")] = D.length,
     rule: Annotated[str, typer.Option(help="CG rule: FR, PR+, FR-PR, HS, DY, SD.")] = D.rule,
-    epochs: Annotated[float | None, typer.Option(help="May be fractional (default: 0.25).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples in a minibatch.")] = D.batch_size,
-    n_iter: Annotated[int, typer.Option(help="Iterations on each minibatch.")] = D.n_iter,
+    epochs: Annotated[float | None, typer.Option(help="May be fractional; default by the number of samples, 0.25 for 8-bit images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples in a minibatch; default all, at most 500; 100 for 8-bit images.")] = D.batch_size,
+    n_iter: Annotated[int | None, typer.Option(help="Iterations on each minibatch; default 6.")] = D.n_iter,
     learning_rate: Annotated[float | None, typer.Option(help="For the first-order methods only.")] = D.learning_rate,
     restart: Annotated[bool, typer.Option(help="Restart conjugacy at every minibatch.")] = D.restart,
     seed: Annotated[int, typer.Option(help="Decides first weights and minibatches.")] = D.seed,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = D.dtype,
     threads: Annotated[int | None, typer.Option(help="Worker threads; default all cores.")] = D.threads,
-    eval_every: Annotated[float, typer.Option(help="Epochs between accuracy measurements and checkpoints.")] = D.eval_every,
+    eval_every: Annotated[float | None, typer.Option(help="Epochs between accuracy measurements and checkpoints; default a tenth of the epochs, 0.05 for 8-bit images.")] = D.eval_every,
     eval_samples: Annotated[int, typer.Option(help="Samples of each set in those measurements.")] = D.eval_samples,
-    noise: Annotated[str, typer.Option(help="Noise levels of the final table, in units of the pixel range.")] = "0.1,0.2,0.4",
+    noise: Annotated[str, typer.Option(help="Noise levels of the final table, in units of the pixel range, or of the standard deviation of a feature.")] = "0.1,0.2,0.4",
     name: Annotated[str | None, typer.Option(help="Name of the folder of the run; default from options and time.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where the folders of runs are.")] = Path("runs"),
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with; its options are used again (--epochs may be raised).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON and nothing else.")] = False,
 ) -> None:  # fmt: skip
-    """Train a standalone neural ODE; without options: 14x14 MNIST by conjugate gradients."""
+    """Train a standalone neural ODE; without options: 14x14 MNIST by conjugate gradients.
+
+    With --data FILE alone the rest follows from the data; what was chosen is printed.
+    """
     if resume is not None:
         _check_resume_options(context)
         options = _resumed_options(resume, epochs, data if _is_given(context, "data") else None)
         started = _train(options, lambda: _reopened(resume), as_json, resumed=True)
         raise typer.Exit(0 if started else 1)
     options = TrainOptions(
-        data, encoding_pair(encoding), activation, depth, n_layers, interpolation, scale, knots, l2, ce,
-        output, decay, method, inner, length, rule, D.epochs if epochs is None else epochs,
-        batch_size, n_iter, learning_rate, restart, seed, dtype, threads, eval_every,
-        eval_samples, noise_levels(noise),
+        data=data, encoding=encoding_pair(encoding), activation=activation, depth=depth,
+        n_layers=n_layers, interpolation=interpolation, scale=scale, knots=knots, l2=l2, ce=ce,
+        output=output, decay=decay, method=method, inner=inner, length=length, rule=rule,
+        epochs=epochs, batch_size=batch_size, n_iter=n_iter, learning_rate=learning_rate,
+        restart=restart, seed=seed, dtype=dtype, threads=threads, eval_every=eval_every,
+        eval_samples=eval_samples, noise=noise_levels(noise), task=task,
+        label_column=label_column, samples=samples, delimiter=delimiter,
+        test_fraction=test_fraction, read_out=read_out, standardise=standardise,
     )  # fmt: skip
     check_seed(seed)
+    check_options(options)
     if name is not None:
         if Path(name).name != name or name in (".", ".."):
             raise ValueError(f"name must be a plain folder name; got {name!r}; see --out")
@@ -179,9 +180,9 @@ def _reopened(folder: Path) -> Path:
 
 
 def _default_name(options: TrainOptions) -> str:
-    activation = options.activation.replace(":", "-").replace("=", "").replace(",", "-")
-    data = Path(options.data).absolute()
-    stem = (data.name if data.is_dir() else data.stem)[:40]
+    chosen = options.activation or ("relu" if options.data == "mnist" else "tanh")
+    activation = chosen.replace(":", "-").replace("=", "").replace(",", "-")
+    stem = shown_name(options.data)[:40]
     now = time.strftime("%Y%m%d-%H%M%S")
     return f"{stem}-{activation}-{options.method}-seed{options.seed}-{now}"
 
@@ -201,9 +202,10 @@ def _check_resume_options(context: typer.Context) -> None:
 
 
 def _resumed_options(folder: Path, epochs: float | None, data: str | None) -> TrainOptions:
-    options = runs.read_record(TrainOptions, runs.read_options(folder), folder / runs.OPTIONS)
+    options = stored_options(runs.read_options(folder), folder / runs.OPTIONS)
     if epochs is not None:
         options = replace(options, epochs=epochs)
+    check_options(options)
     if data is not None:
         return replace(options, data=_lasting_name(data))
     if options.data != "mnist" and options.data not in TOYS and not Path(options.data).exists():
@@ -215,11 +217,15 @@ def _resumed_options(folder: Path, epochs: float | None, data: str | None) -> Tr
 
 
 def _train(
-    options: TrainOptions, open_folder: Callable[[], Path], as_json: bool, *, resumed: bool = False
+    options: Any, open_folder: Callable[[], Path], as_json: bool, *, resumed: bool = False
 ) -> bool:
     # the number of threads decides the rounding, so a resumed run must use the same
     options = replace(options, threads=check_threads(options.threads))
-    data = load_data(options.data, options.encoding, options.dtype, options.seed)
+    asked: TrainOptions = options
+    options, data = resolve(asked, load_data(Source.of(asked)))
+    training_data, target = data, None
+    if options.read_out and not data.n_classes:
+        training_data, target = scaled_targets(data)
     rng = np.random.default_rng(options.seed)
     field = _first_field(options, data, rng)
     cost = snode.Cost(
@@ -235,17 +241,21 @@ def _train(
         if not resumed:
             runs.write_json(folder / runs.OPTIONS, asdict(options))
         if not as_json:
-            out.print(f"{data}\n{field}\n{cost}", highlight=False, markup=False, soft_wrap=True)
+            text = "\n".join([*describe(asked, options, data), str(field), str(cost)])
+            out.print(text, highlight=False, markup=False, soft_wrap=True)
         started = time.perf_counter()
-        result = snode.train(
-            field, data, cost,
-            method=options.method, inner=inner, rule=options.rule, epochs=options.epochs,
-            batch_size=options.batch_size, n_iter=options.n_iter,
-            learning_rate=options.learning_rate, restart=options.restart, rng=rng,
-            threads=options.threads, eval_every=options.eval_every,
-            eval_samples=options.eval_samples, checkpoint=folder / "checkpoint.safetensors",
-            resume=resumed, progress=_Kept(report, folder, options),
-        )  # fmt: skip
+        with warnings_as_lines():
+            result = snode.train(
+                field, training_data, cost,
+                method=options.method, inner=inner, rule=options.rule, epochs=options.epochs,
+                batch_size=options.batch_size, n_iter=options.n_iter,
+                learning_rate=options.learning_rate, restart=options.restart, rng=rng,
+                threads=options.threads, eval_every=options.eval_every,
+                eval_samples=options.eval_samples, checkpoint=folder / "checkpoint.safetensors",
+                resume=resumed, progress=_Kept(report, folder, options),
+            )  # fmt: skip
+        if target is not None:
+            result = replace(result, field=unscaled_read_out(result.field, target))
         manifest = {
             "status": result.status.name,
             "message": result.message,
@@ -279,7 +289,7 @@ def _train(
             _write_run(folder, result, data, manifest)
             tell(report, 0, None, "drawing")
             _draw_report(folder, result, data, manifest)
-    _show_run(folder, manifest, as_json)
+    _show_run(folder, manifest, noise_unit(data), as_json)
     if result.status is not Status.SUCCESS or "could not be written" in result.message:
         err.print(escape(result.message), highlight=False, soft_wrap=True)
     if result.status is Status.STOPPED:
@@ -287,11 +297,11 @@ def _train(
     return result.status is Status.SUCCESS
 
 
-def _first_field(options: TrainOptions, data: Any, rng: np.random.Generator) -> Any:
+def _first_field(options: Any, data: Any, rng: np.random.Generator) -> Any:
     if not 0 < options.depth < 1e100:  # knots are interpolated: cubes of it are formed
         raise ValueError(f"--depth must be positive and below 1e100; got {options.depth!r}")
     try:
-        return StandaloneField.random(
+        field = StandaloneField.random(
             data.x_train.shape[0], options.depth, options.n_layers,
             activation=read_activation(options.activation), interpolation=options.interpolation,
             scale=options.scale, knots=options.knots, rng=rng, dtype=options.dtype,
@@ -301,6 +311,9 @@ def _first_field(options: TrainOptions, data: Any, rng: np.random.Generator) -> 
             f"depth, n_layers or knots is too large: {options.depth:g}, {options.n_layers}, "
             f"{options.knots}"
         ) from error
+    if not options.read_out:
+        return field
+    return snode.Classifier.random(field, data.n_classes or len(data.y_train), rng=rng)
 
 
 def _go_on(folder: Path) -> str:
@@ -367,9 +380,11 @@ def _total(column: Any) -> int:
 
 
 def _write_run(folder: Path, result: Any, data: Any, manifest: dict[str, Any]) -> None:
-    encoding = data.encoding if data.image_shape is not None else None
+    is_encoded = data.is_pixels or manifest["options"]["encoding"] is not None
+    encoding = data.encoding if data.image_shape is not None and is_encoded else None
     snode.save(folder / "model.safetensors", result.field, encoding=encoding,
-               manifest=runs.plain(manifest))  # fmt: skip
+               manifest=runs.plain(manifest), classes=class_names(data),
+               standardisation=data.standardisation)  # fmt: skip
     runs.write_history(folder / "history.csv", result)
     runs.write_json(folder / "manifest.json", manifest)
 
@@ -379,7 +394,7 @@ def _draw_report(folder: Path, result: Any, data: Any, manifest: dict[str, Any])
 
     test = manifest["test_accuracy"]
     shown = "" if test is None else f", test accuracy {100 * test:.2f} %"
-    title = f"{folder.name}: {result.epochs:g} epochs{shown}"
+    title = f"{shown_path(Path(folder.name), 70)}: {result.epochs:g} epochs{shown}"
     samples = manifest["options"]["eval_samples"]
     save_figure(
         folder / "report.png",
@@ -387,12 +402,12 @@ def _draw_report(folder: Path, result: Any, data: Any, manifest: dict[str, Any])
     )
 
 
-def _show_run(folder: Path, manifest: dict[str, Any], as_json: bool) -> None:
+def _show_run(folder: Path, manifest: dict[str, Any], unit: str, as_json: bool) -> None:
     if as_json:
         print_json(manifest)
         return
     table = new_table(f"run {folder}")
-    accuracy_rows(table, manifest)
+    accuracy_rows(table, manifest, unit)
     table.add_row("minibatches", str(manifest["minibatches"]))
     table.add_row("capped steps", str(manifest["capped_steps"]))
     table.add_row("training time (this session)", f"{manifest['train_seconds']:.1f} s")

@@ -108,6 +108,7 @@ def assemble(
         name=name,
         image_shape=image_shape,
         classes=classes,
+        is_pixels=raw.x_train.dtype == np.uint8,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, is_array, own_error_state, plain, to_host
 from snode.copying import Portable
+from snode.datasets.classnames import match_names
 from snode.datasets.encoding import AS_IS, check_encoding, decode
 
 __all__ = ["Dataset", "train_test_split"]
@@ -37,6 +38,10 @@ class Dataset(Portable):
         Height and width if a column is an image stored row by row.
     classes : (n_classes,) NumPy array or None
         ``classes[label]`` is the label as the file spelled it.
+    is_pixels : bool, default False
+        Whether the features were 8-bit pixels in the file.
+    standardisation : (mean, scale), two (n,) float arrays, or None
+        If the features are ``(original - mean) / scale``; see `standardised`.
 
     Raises
     ------
@@ -60,6 +65,8 @@ class Dataset(Portable):
     name: str = ""
     image_shape: tuple[int, int] | None = None
     classes: np.ndarray[Any, Any] | None = None
+    standardisation: tuple[Array, Array] | None = None
+    is_pixels: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", check_encoding(self.encoding))
@@ -95,6 +102,7 @@ class Dataset(Portable):
         -------
         array
             ``(x - lo) / (hi - lo)`` with ``(lo, hi) = encoding``; same shape and float dtype.
+            Standardised features, (n,) or (n, m), become the original ones first.
 
         Examples
         --------
@@ -104,9 +112,101 @@ class Dataset(Portable):
         >>> data.decode(data.x_train)
         array([[0., 1.]])
         """
+        if self.standardisation is not None:
+            mean, scale = (v if x.ndim == 1 else v[:, None] for v in self.standardisation)
+            x = x * scale + mean
         return decode(x, self.encoding)
 
-    def split(self, test_fraction: float = 0.25, *, rng: Any = None) -> Dataset:
+    def standardised(
+        self, standardisation: tuple[Array, Array] | None = None, *, common: bool = False
+    ) -> Dataset:
+        """Return the same data with features of mean 0 and standard deviation 1.
+
+        Mean and deviation are those of the training samples, for the test samples, too.
+
+        Parameters
+        ----------
+        standardisation : (mean, scale), two (n,) arrays, optional
+            Numbers of other data instead, e.g. `Model.standardisation`.
+        common : bool, default False
+            One mean and one deviation for all features, as fits the pixels of an image.
+
+        Returns
+        -------
+        Dataset
+            Its `standardisation` is the (mean, scale) that was used. The scale of a feature that
+            is constant is 1.
+
+        Raises
+        ------
+        ValueError
+            If the data are standardised already, or the numbers do not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from snode.datasets import Dataset
+        >>> data = Dataset(np.array([[1.0, 3.0], [500.0, 100.0]]), np.array([0, 1])).standardised()
+        >>> data.x_train
+        array([[-1.,  1.],
+               [ 1., -1.]])
+        >>> data.standardisation
+        (array([  2., 300.]), array([  1., 200.]))
+        """
+        if self.standardisation is not None:
+            raise ValueError(f"data set {self.name!r} is standardised already")
+        x_train, xp = self.x_train, array_namespace(self.x_train)
+        numbers = _mean_and_scale(x_train, common) if standardisation is None else standardisation
+        mean, scale = (xp.asarray(v, dtype=x_train.dtype) for v in numbers)
+        _check_standardisation((mean, scale), x_train)
+
+        def moved(x: Array | None) -> Array | None:
+            return None if x is None else (x - mean[:, None]) / scale[:, None]
+
+        return dataclasses.replace(
+            self, x_train=moved(x_train), x_test=moved(self.x_test), standardisation=(mean, scale)
+        )
+
+    def with_classes(self, classes: Any) -> Dataset:
+        """Return the same data with labels that number these classes, matched by name.
+
+        Parameters
+        ----------
+        classes : sequence of str or numbers
+            Names in the order of their numbers, e.g. `Model.classes`. Names are compared as they
+            are written: 1, 1.0 and "1" are the same class.
+
+        Raises
+        ------
+        ValueError
+            If a class of these data is not among them, or the data have no classes.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from snode.datasets import Dataset
+        >>> data = Dataset(np.zeros((2, 3)), np.array([0, 1, 1]), classes=np.array(["dog", "owl"]))
+        >>> data.with_classes(["cat", "dog", "owl"]).y_train
+        array([1, 2, 2])
+        """
+        if not self.n_classes:
+            raise ValueError(f"data set {self.name!r} has float targets, no classes")
+        parts = [y for y in (self.y_train, self.y_test) if y is not None]
+        used = np.unique(np.concatenate([to_host(y) for y in parts]))
+        own = np.arange(self.n_classes) if self.classes is None else to_host(self.classes)
+        what = f"data set {self.name!r}: labels"
+        table = np.zeros(self.n_classes, np.int64)
+        table[used] = match_names(own[used].tolist(), list(classes), what)
+        table = array_namespace(self.y_train).asarray(table)
+        return dataclasses.replace(
+            self, y_train=table[self.y_train],
+            y_test=None if self.y_test is None else table[self.y_test],
+            n_classes=len(classes), classes=np.asarray(classes),
+        )  # fmt: skip
+
+    def split(
+        self, test_fraction: float = 0.25, *, rng: Any = None, stratified: bool = False
+    ) -> Dataset:
         """Return the same data with a random part of the training samples as its test set.
 
         Parameters
@@ -115,6 +215,9 @@ class Dataset(Portable):
             Part of the samples that goes to the test set, strictly between 0 and 1.
         rng : None, int or numpy.random.Generator
             Seed of the random choice.
+        stratified : bool, default False
+            Take the part of each class, as nearly as whole samples allow; each class keeps at
+            least one training sample.
 
         Raises
         ------
@@ -130,14 +233,24 @@ class Dataset(Portable):
         """
         if self.x_test is not None:
             raise ValueError(f"data set {self.name!r} has a test set already")
-        parts = _split_columns(self.x_train, self.y_train, test_fraction, rng)
+        if self.standardisation is not None:
+            raise ValueError(f"data set {self.name!r}: split first, then standardise")
+        if stratified and not self.n_classes:
+            raise ValueError("stratified needs classes; these data have float targets")
+        parts = _split_columns(self.x_train, self.y_train, test_fraction, rng, stratified)
         names = ("x_train", "y_train", "x_test", "y_test")
         return dataclasses.replace(self, **dict(zip(names, parts, strict=True)))
 
 
 @own_error_state
 def train_test_split(
-    x: Array, y: Array, *, test_fraction: float = 0.25, rng: Any = None, name: str = ""
+    x: Array,
+    y: Array,
+    *,
+    test_fraction: float = 0.25,
+    rng: Any = None,
+    name: str = "",
+    stratified: bool = False,
 ) -> Dataset:
     """Split samples at random into a training and a test set.
 
@@ -153,6 +266,8 @@ def train_test_split(
         Seed of the random choice.
     name : str, default ""
         Name of the data set.
+    stratified : bool, default False
+        As for `Dataset.split`.
 
     Returns
     -------
@@ -171,11 +286,11 @@ def train_test_split(
     >>> train_test_split(x, y, test_fraction=0.2, rng=1, name="moons")
     Dataset('moons': 2 features, 80 training + 20 test samples, 2 classes, float64)
     """
-    return Dataset(x, y, name=name).split(test_fraction, rng=rng)
+    return Dataset(x, y, name=name).split(test_fraction, rng=rng, stratified=stratified)
 
 
 def _split_columns(
-    x: Array, y: Array, test_fraction: float, rng: Any
+    x: Array, y: Array, test_fraction: float, rng: Any, stratified: bool
 ) -> tuple[Array, Array, Array, Array]:
     m = x.shape[1]
     if not 0.0 < test_fraction < 1.0:
@@ -188,6 +303,8 @@ def _split_columns(
         )
     xp = array_namespace(x, y)
     order = np.random.default_rng(rng).permutation(m)
+    if stratified:
+        order = _classes_in_turn(order, to_host(y), m_test)
     test, train = xp.asarray(order[:m_test]), xp.asarray(order[m_test:])
     # take, not x[:, index]: the latter returns Fortran-ordered arrays.
     return (
@@ -196,6 +313,57 @@ def _split_columns(
         xp.take(x, test, axis=1),
         xp.take(y, test, axis=-1),
     )
+
+
+def _classes_in_turn(
+    order: np.ndarray[Any, Any], y: np.ndarray[Any, Any], m_test: int
+) -> np.ndarray[Any, Any]:
+    """Return the samples with those of the test set in front, the share of each class."""
+    _, label, sizes = np.unique(y, return_inverse=True, return_counts=True)
+    share = m_test * sizes / len(y)
+    counts = np.minimum(np.floor(share).astype(np.int64), sizes - 1)
+    while counts.sum() < m_test:
+        # a class that would be empty in the training set is left alone
+        lacking = np.where(counts < sizes - 1, share - counts, -np.inf)
+        if not np.isfinite(lacking).any():
+            raise ValueError(
+                f"a test set of {m_test} of {len(y)} samples leaves one of the {len(sizes)} "
+                "classes without a training sample; take a smaller test_fraction"
+            )
+        counts[np.argmax(lacking)] += 1
+    chosen = [order[label[order] == c][: counts[c]] for c in range(len(sizes))]
+    test = np.concatenate(chosen)
+    is_test = np.zeros(len(y), bool)
+    is_test[test] = True
+    return np.concatenate([order[is_test[order]], order[~is_test[order]]])
+
+
+def _mean_and_scale(x: Array, common: bool) -> tuple[Array, Array]:
+    xp = array_namespace(x)
+    axis = None if common else 1
+    # in double precision: the mean of many float32 numbers loses digits
+    mean = x.mean(axis=axis, dtype=np.float64)
+    scale = x.std(axis=axis, dtype=np.float64)
+    # what is left of a constant feature by rounding is no scale
+    rounding = np.finfo(x.dtype).eps * xp.abs(mean)
+    scale = xp.where(scale > rounding, scale, 1.0)
+    return tuple(xp.broadcast_to(v, x.shape[:1]) for v in (mean, scale))
+
+
+def _check_standardisation(standardisation: Any, x_train: Array) -> None:
+    if not isinstance(standardisation, tuple) or len(standardisation) != 2:
+        raise ValueError(f"standardisation must be (mean, scale); got {standardisation!r}")
+    n = x_train.shape[0]
+    for name, value in zip(("mean", "scale"), standardisation, strict=True):
+        if getattr(value, "shape", None) != (n,):
+            raise ValueError(
+                f"the {name} of the standardisation must have shape ({n},), one number for each "
+                f"feature; got {getattr(value, 'shape', type(value))}"
+            )
+        if not bool(array_namespace(value).isfinite(value).all()):
+            raise ValueError(f"the {name} of the standardisation must be finite")
+    if not bool((standardisation[1] > 0).all()):
+        raise ValueError("the scale of the standardisation must be positive")
 
 
 def _check_pair(x: Array, y: Array, part: str) -> None:
@@ -295,3 +463,5 @@ def _check_descriptions(data: Dataset) -> None:
         raise ValueError(f"image_shape={data.image_shape} does not have {n} pixels")
     if data.classes is not None and to_host(data.classes).shape != (data.n_classes,):
         raise ValueError(f"classes must have {data.n_classes} entries; got {data.classes!r}")
+    if data.standardisation is not None:
+        _check_standardisation(data.standardisation, data.x_train)

@@ -21,12 +21,17 @@ from snode.plotting.report import (
     plot_history,
     plot_images,
     plot_weights,
-    training_report,
 )
 from snode.plotting.samples import (
     animate_trajectories,
     plot_decision_regions,
     plot_trajectories,
+)
+from snode.plotting.training import (
+    plot_adversarial,
+    plot_classes,
+    plot_depth,
+    training_report,
 )
 
 __all__ = [
@@ -34,10 +39,13 @@ __all__ = [
     "animate_trajectories",
     "figure_of",
     "plot_accuracy",
+    "plot_adversarial",
     "plot_certified",
+    "plot_classes",
     "plot_confusion",
     "plot_cost",
     "plot_decision_regions",
+    "plot_depth",
     "plot_digits",
     "plot_growth",
     "plot_history",

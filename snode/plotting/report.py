@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, is_array, to_host
-from snode.plotting.canvas import COLOURS, axes_of, check_points, new_figure
-from snode.plotting.samples import plot_decision_regions
-from snode.predict import confusion, predict
+from snode.plotting.canvas import COLOURS, axes_of, check_points
 
 __all__ = [
     "plot_accuracy", "plot_confusion", "plot_cost", "plot_digits", "plot_history", "plot_images",
-    "plot_weights", "training_report",
+    "plot_weights",
 ]  # fmt: skip
 
 
@@ -188,7 +186,7 @@ def plot_accuracy(evaluations: Mapping[str, Array], ax: Any = None) -> Any:
     ax = axes_of(ax)
     for name, style, colour in (("train", "o-", COLOURS[0]), ("test", "s--", COLOURS[1])):
         values = 100 * np.asarray(evaluations[f"{name}_accuracy"])
-        if not np.isnan(values).all():
+        if values.size and not np.isnan(values).all():
             ax.plot(evaluations["epoch"], values, style, color=colour, ms=4, label=name)
     low, high = ax.get_ylim()
     margin = max(0.05 * (high - low), 0.5)
@@ -289,8 +287,11 @@ def plot_confusion(counts: Array, ax: Any = None, *, classes: Sequence[Any] | No
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.imshow(share, cmap="Greys", vmin=0, vmax=1)
     names = range(len(counts)) if classes is None else classes
-    ax.set_xticks(range(len(counts)), names)
-    ax.set_yticks(range(len(counts)), names)
+    names = [name if len(name) <= 12 else name[:11] + "…" for name in map(str, names)]
+    step = -(-len(counts) // 40)  # more names than this cannot be read
+    turned = 45 if max(map(len, names)) > 4 else 0
+    ax.set_xticks(range(0, len(counts), step), names[::step], rotation=turned)
+    ax.set_yticks(range(0, len(counts), step), names[::step])
     if len(counts) <= 12:
         size = 10 if len(counts) <= 5 else 6
         for (i, j), count in np.ndenumerate(counts):
@@ -320,68 +321,3 @@ def plot_digits(
     for ax, image, title in zip(axes, np.asarray(images).T, titles, strict=False):
         ax.imshow(image.reshape(shape), cmap="Greys", vmin=0, vmax=1)
         ax.set_title(title, fontsize=8, pad=2)
-
-
-def training_report(
-    result: Any,
-    data: Any,
-    *,
-    title: str = "",
-    eval_samples: int | None = None,
-    n_digits: int = 24,
-) -> Any:
-    """Draw the report of a training run.
-
-    Cost and accuracy curves, weights against depth, confusion counts, and misclassified images
-    (or decision regions for two-dimensional data).
-
-    Parameters
-    ----------
-    result : TrainResult
-    data : Dataset
-    title : str, optional
-    eval_samples : int, optional
-        How many samples of each set the accuracy curves were measured on, for their title.
-    n_digits : int, optional
-        Number of misclassified images shown.
-
-    Returns
-    -------
-    matplotlib Figure
-    """
-    figure = new_figure(figsize=(13, 7.5), layout="constrained")
-    grid = figure.add_gridspec(2, 3)
-    plot_cost(result.history, figure.add_subplot(grid[0, 0]))
-    ax = plot_accuracy(result.evaluations, figure.add_subplot(grid[0, 1]))
-    if eval_samples is not None and eval_samples < data.x_train.shape[1]:
-        ax.set_title(f"Accuracy (first {eval_samples} samples of each set)")
-    if hasattr(result.field, "W"):
-        plot_weights(result.field, figure.add_subplot(grid[0, 2]))
-    x, y = (data.x_train, data.y_train) if data.x_test is None else (data.x_test, data.y_test)
-    counts = confusion(result.field, x, y, n_classes=data.n_classes)
-    ax = figure.add_subplot(grid[1, 0])
-    plot_confusion(counts, ax, classes=data.classes)
-    ax.set_title(f"Confusion ({'training' if data.x_test is None else 'test'} samples)")
-    if data.image_shape is not None:
-        _misclassified(figure, grid[1, 1:], result.field, data, x, y, n_digits)
-    elif result.field.n == 2:
-        ax = figure.add_subplot(grid[1, 1:])
-        plot_decision_regions(result.field, x, y, ax, n_classes=data.n_classes)
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def _misclassified(
-    figure: Any, cell: Any, field: Any, data: Any, x: Array, y: Array, n_digits: int
-) -> None:
-    labels, y = to_host(predict(field, x, n_classes=data.n_classes)), to_host(y)
-    wrong = np.flatnonzero(labels != y)[:n_digits]
-    columns = min(8, n_digits)
-    rows = -(-n_digits // columns)
-    part = figure.add_subfigure(cell)
-    total = int((labels != y).sum())
-    part.suptitle(f"{len(wrong)} of {total} misclassified images: true class → predicted class")
-    axes = part.subplots(rows, columns, squeeze=False).ravel()
-    titles = [f"{y[k]} → {labels[k]}" for k in wrong]
-    plot_digits(data.decode(to_host(x)[:, wrong]), titles, axes, data.image_shape)

@@ -12,7 +12,7 @@ import math
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from dataclasses import field as entry
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from snode.predict import accuracy, check_classes
 from snode.progress import Callback, bar, check_callback, tell
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
 from snode.threads import check_threads, thread_limit
+from snode.training.advice import advise_after, advise_before, announce
 from snode.training.costs import Cost, check_targets, default_cost
 from snode.training.distributed import DistributedProblem, Team
 from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
@@ -220,6 +221,13 @@ def train(
     TimeoutError, ConnectionError
         If the cluster of the executor has no worker for 60 s, or its scheduler is lost.
 
+    Warns
+    -----
+    TrainingWarning
+        If the activation cannot reach the targets, the features have very different scales, most
+        minibatches found no step, or the accuracy at the end is not above chance. The sentences
+        stand in ``message``, too.
+
     Notes
     -----
     Ctrl-C ends the run after the current minibatch, writes the checkpoint and returns the result
@@ -279,12 +287,18 @@ def train(
         run.restore(Path(str(checkpoint)))
     shown = bar() if progress is True else nullcontext(progress or None)
     try:
+        advice = advise_before(field, split.x, split.y, cost)
+        announce(advice)
         with shown as report:
             run.report = report
-            return run.go(callback, None if checkpoint is None else Path(checkpoint))
+            result = run.go(callback, None if checkpoint is None else Path(checkpoint))
     finally:
         if team is not None:
             team.close()
+    late = advise_after(result.history, result.evaluations, split.y[..., :eval_samples])
+    announce(late)
+    warned = "".join(f"; warning: {sentence}" for sentence in [*advice, *late])
+    return replace(result, message=result.message + warned)
 
 
 @dataclass(frozen=True)
