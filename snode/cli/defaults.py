@@ -17,6 +17,7 @@ from snode import datasets, runs
 from snode.cli.options import read_activation
 from snode.cli.samples import PIXEL_ENCODING, TOYS, Source, divided, load_data
 from snode.datasets.classnames import some_names
+from snode.results import ModelFormatError
 
 TEST_FRACTION = 0.2
 MIN_SPLIT = 10  # samples; fewer are not divided
@@ -111,7 +112,11 @@ def stored_options(stored: dict[str, Any], where: Path = Path("options.json")) -
     ModelFormatError
         If an option is unknown or of another type.
     """
-    values = LEGACY | stored
+    values = IMAGES | LEGACY | stored
+    for name in IMAGES:
+        if values[name] is None:
+            kind = {str: "text", bool: "true or false"}.get(type(IMAGES[name]), "a number")
+            raise ModelFormatError(f"{where}: {name} must be {kind}; got null")
     options = runs.read_record(TrainOptions, values, where)
     if "test_fraction" not in stored:
         options = replace(options, **_legacy_data(options))
@@ -126,30 +131,36 @@ def check_options(options: TrainOptions) -> None:
     for name, allowed in CHOICES.items():
         value = getattr(options, name)
         if value is not None and value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+            raise ValueError(f"{_option(name)} must be one of {', '.join(allowed)}; got {value!r}")
     for name in ("epochs", "depth", "length", "learning_rate", "eval_every"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {value!r}")
+            raise ValueError(f"{_option(name)} must be positive and finite; got {value!r}")
     for name in ("n_layers", "batch_size", "n_iter", "eval_samples", "knots", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be a positive integer; got {value!r}")
+            raise ValueError(f"{_option(name)} must be a positive integer; got {value!r}")
     for name in ("l2", "ce", "output", "decay", "scale"):
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and >= 0; got {value!r}")
+            raise ValueError(f"{_option(name)} must be finite and >= 0; got {value!r}")
     fraction = options.test_fraction
     if fraction is not None and not 0 <= fraction < 1:
-        raise ValueError(f"test_fraction must be at least 0 and below 1; got {fraction!r}")
+        raise ValueError(f"--test-fraction must be at least 0 and below 1; got {fraction!r}")
     if options.method == "ncg" and options.learning_rate is not None:
-        raise ValueError("learning_rate is for the first-order methods; NCG has none")
+        raise ValueError(
+            "--learning-rate: learning_rate is for the first-order methods; NCG has none"
+        )
     if options.activation is not None:
         read_activation(options.activation)
     if options.l2 == 0 and options.ce == 0:
         raise ValueError("at least one of l2 and ce must be positive")
     if options.task == "regression" and options.ce:
         raise ValueError("ce, the cross entropy, is for classes; a regression needs l2")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def resolve(options: TrainOptions, data: Any) -> tuple[TrainOptions, Any]:

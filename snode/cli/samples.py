@@ -273,7 +273,7 @@ def held_out(data: Any) -> tuple[Any, Any]:
 def first_samples(dataset: Any, count: int) -> tuple[Any, Any]:
     """Return the first `count` samples of the test set."""
     if count < 1:
-        raise ValueError(f"n must be positive; got {count}")
+        raise ValueError(f"--n must be positive; got {count}")
     x, y = held_out(dataset)
     return np.ascontiguousarray(x[:, :count]), y[:count]
 
