@@ -10,6 +10,7 @@ import numpy as np
 
 from snode.backend import Array, is_array, to_host
 from snode.ode.dense import evaluate
+from snode.ode.stages import protected
 
 __all__ = ["Event", "EventFinder", "as_events"]
 
@@ -25,10 +26,11 @@ class Event:
     Parameters
     ----------
     g : callable
-        Returns a number; a zero is found where its sign changes over an accepted step (two zeros
-        within one step are not: limit ``max_step``). A zero at the start itself is no event.
-    terminal : bool, optional
-        End the integration there.
+        Returns a number, not a condition; a zero is found where its sign changes over an accepted
+        step, or where it becomes 0 and stays so (two zeros within one step are not found: limit
+        ``max_step``). A zero at the start itself is no event.
+    terminal : bool or int, optional
+        End the integration there; a number n: at the n-th zero, as in SciPy.
     direction : int, optional
         +1: only where g increases with the integration; -1: decreases; 0: both.
 
@@ -43,12 +45,17 @@ class Event:
     """
 
     g: Callable[[float, Array], float]
-    terminal: bool = False
+    terminal: bool | int = False
     direction: int = 0
 
     def __post_init__(self) -> None:
         if not callable(self.g):
             raise TypeError(f"g must be callable, g(t, x); got {type(self.g).__name__}")
+        count = self.terminal
+        if not isinstance(count, bool | np.bool_ | int | np.integer) or count < 0:
+            raise ValueError(
+                f"terminal must be True, False or a number of zeros, 1, 2, ...; got {count!r}"
+            )
         if self.direction not in (-1, 0, 1):
             raise ValueError(f"direction must be -1, 0 or 1; got {self.direction!r}")
 
@@ -67,10 +74,19 @@ def as_events(events: Any) -> tuple[Event, ...]:
             out.append(event)
         elif callable(event):
             direction = int(np.sign(getattr(event, "direction", 0)))
-            out.append(Event(event, bool(getattr(event, "terminal", False)), direction))
+            out.append(Event(event, _scipy_terminal(event), direction))
         else:
             raise TypeError(f"events must be callables or Event; got {type(event).__name__}")
     return tuple(out)
+
+
+def _scipy_terminal(event: Any) -> bool | int:
+    """Return SciPy's attribute ``terminal``: None, a truth value or a whole number of zeros."""
+    terminal = getattr(event, "terminal", False)
+    if isinstance(terminal, float | np.floating) and float(terminal).is_integer():
+        return int(terminal)
+    found: bool | int = False if terminal is None else terminal
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,14 @@ class EventFinder:
         self.values = [self._value(k, t, x) for k in range(len(self.events))]
 
     def _value(self, k: int, t: float, x: Array) -> float:
-        value = self.events[k].g(t, x)
+        value = self.events[k].g(t, protected(x) if type(x) is np.ndarray else x)
         number = to_host(value) if is_array(value) else np.asarray(value)
-        if number.size != 1 or number.dtype.kind not in "fiub":
+        if number.size == 1 and number.dtype.kind == "b":
+            raise ValueError(
+                f"events[{k}] must return a number that crosses zero, not a condition, which does "
+                "not: x[0] - 0.3 instead of x[0] < 0.3"
+            )
+        if number.size != 1 or number.dtype.kind not in "fiu":
             raise ValueError(
                 f"events[{k}] must return one number; got {number.dtype} of shape {number.shape} "
                 f"for a state of shape {x.shape}"
@@ -127,19 +148,28 @@ class EventFinder:
             found_x = x_new if theta == 1.0 else evaluate(x, polynomial, theta)
             self.depths[k].append(found_t)
             self.states[k].append(found_x)
-            if self.events[k].terminal:
+            if 0 < self.events[k].terminal <= len(self.depths[k]):
                 return Hit(found_t, found_x, f"event {k} ended the solution at t={found_t:g}")
         return None
 
     def _locate(self, k: int, start: float, t: float, h: float, x: Array, polynomial: Any) -> float:
-        from scipy.optimize import brentq
+        from scipy.optimize import bisect, brentq
 
         def g(theta: float) -> float:
             return self._value(k, t + theta * h, evaluate(x, polynomial, theta))
 
-        if g(start) * g(1.0) >= 0:  # at the end, up to rounding
+        first, last = g(start), g(1.0)
+        sign = np.sign(first)
+        if sign == 0 or sign == np.sign(last):  # at the end, up to rounding
             return 1.0
-        return float(brentq(g, start, 1.0, xtol=4e-16, rtol=1e-15))
+        if last != 0 and np.isfinite(first) and np.isfinite(last):
+            return float(brentq(g, start, 1.0, xtol=4e-16, rtol=1e-15, maxiter=1000))
+        # g becomes 0, perhaps for good, or is infinite: look for the end of its sign
+        found = bisect(
+            lambda theta: 1.0 if np.sign(g(theta)) == sign else -1.0, start, 1.0,
+            xtol=4e-16, rtol=1e-15,
+        )  # fmt: skip
+        return 1.0 if found > 1 - 1e-14 else float(found)
 
     def found(self, xp: Any, x0: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Return the depths (k,) and states (k, ...) of each event."""

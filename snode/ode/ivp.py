@@ -252,9 +252,20 @@ def _as_interval(t_span: Any, t_eval: Any) -> tuple[float, float, Array | None]:
     if len(depths) == 0 or (sign * np.diff(depths) < 0).any():
         name = "t_span" if depths is span or np.array_equal(depths, span) else "t_eval"
         raise ValueError(f"{name} must be a list of depths in the order of t_span")
-    if sign * (depths[0] - t0) < 0 or sign * (depths[-1] - t1) > 0:
-        raise ValueError(f"t_eval must lie in t_span ({t0:g}, {t1:g})")
-    return t0, t1, depths
+    return t0, t1, _within(depths, t0, t1, t_eval)
+
+
+def _within(depths: Array, t0: float, t1: float, given: Any) -> Array:
+    """Return the depths; those outside of the span by no more than their rounding are its ends."""
+    low, high = min(t0, t1), max(t0, t1)
+    dtype = getattr(given, "dtype", np.dtype(float))
+    eps = np.finfo(dtype if dtype.kind == "f" else float).eps
+    slack = 4 * float(eps) * max(abs(t0), abs(t1))
+    outside = (depths < low - slack) | (depths > high + slack)
+    if outside.any():
+        worst = depths[outside][0]
+        raise ValueError(f"t_eval must lie in t_span ({t0:g}, {t1:g}); got {float(worst)!r}")
+    return np.clip(depths, low, high)
 
 
 def _as_depths(values: Any, name: str) -> Array:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from math import isfinite, nextafter
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from snode.backend import Array, array_namespace, is_array
 from snode.copying import Portable
@@ -17,26 +19,26 @@ from snode.ode.tableaus import ButcherTableau
 __all__ = ["Checkpoint", "Limits", "Rhs", "Stages", "Steps", "inside"]
 
 
-FLOAT = np.dtype("float64")
-
-
 class Rhs:
     """A right-hand side that counts its evaluations and, if asked, keeps its linearisations.
+
+    Every value is looked at, and x is handed out write-protected (a CuPy array cannot be: there x
+    is compared with a copy, once).
 
     Parameters
     ----------
     f : callable or VectorField
     x0 : array
-        The initial state; the first value of f is compared with its shape.
+        The initial state; the values of f are compared with its shape.
     linearize : bool, optional
         Call ``f.linearize(t, x)`` instead of f and append to `.linearizations`.
     trusted : bool, optional
-        Do not look at the first value, which a device would have to be waited for.
+        Do not look at the values, which a device would have to be waited for.
 
     Raises
     ------
     ValueError
-        At the first evaluation, if f does not return numbers of the shape of x0.
+        At an evaluation, if f does not return real numbers of the shape of x0 or changes x.
     """
 
     def __init__(
@@ -44,39 +46,77 @@ class Rhs:
     ) -> None:
         self.nfev = 0
         self.linearizations: list[Any] = []
-        self._f = _recorder(f, self.linearizations) if linearize else f
-        self._x0, self.linearize = x0, linearize
-        self.evaluate: Callable[[float, Array], Array] = self._f if trusted else self._first
+        self.f = _recorder(f, self.linearizations) if linearize else f
+        self._plain, self.linearize, self.trusted = f, linearize, trusted
+        self.shape, self.dtype = x0.shape, x0.dtype
+        self.protects = type(x0) is ndarray
+        self._is_compared = self.protects or trusted
 
     def __call__(self, t: float, x: Array) -> Array:
         """Return f(t, x)."""
         self.nfev += 1
-        value = self.evaluate(t, x)
-        if value is None or getattr(value, "dtype", FLOAT).kind == "c":
-            found = "None" if value is None else value.dtype
-            raise ValueError(f"f must return real numbers; got {found} at t={t:g}")
-        return value
-
-    def _first(self, t: float, x: Array) -> Array:
-        before = x.copy()
-        value = self._checked(self._f(t, x))  # the first value only
+        if self._is_compared:
+            return self._value(self.f, t, x)
+        before, self._is_compared = x.copy(), True
+        value = self._value(self.f, t, x)
         if not bool((x == before).all()):
             x[...] = before
-            raise ValueError("f must not change x in place: return a new array")
-        self.evaluate = self._f  # and no longer a method of its own, which would be a cycle
+            raise ValueError(IN_PLACE)
         return value
 
-    def _checked(self, value: Any) -> Array:
-        shape = self._x0.shape
+    def probe(self, t: float, x: Array) -> Array:
+        """Return f(t, x) for a diagnosis: no linearisation is kept."""
+        self.nfev += 1
+        return self._value(self._plain, t, x)
+
+    def _value(self, f: Any, t: float, x: Array) -> Array:
         try:
-            host = value if is_array(value) else np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"f must return shape {shape}, that of the state: {error}") from None
-        if host.dtype.kind not in "fiu":
-            raise ValueError(f"f must return real numbers; got {host.dtype}")
-        if host.shape != shape and not (host.size == 1 and np.prod(shape) == 1):
-            raise ValueError(f"f must return shape {shape}, that of the state; got {host.shape}")
-        return value
+            value = f(t, protected(x) if self.protects else x)
+        except Exception as error:
+            name_error(error, t)
+            raise
+        return value if self.trusted else checked(value, self.shape, t)
+
+
+IN_PLACE = "f must not change x in place: return a new array"
+
+
+def name_error(error: Exception, t: float) -> None:
+    """Note where f raised; raise ValueError instead if it wrote to x, which is write-protected."""
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        raise ValueError(f"{IN_PLACE} (at t={t:g})") from error
+    error.add_note(f"raised by f at t={t:.10g}")
+
+
+def protected(x: Array) -> Array:
+    """Return a view of a NumPy array that cannot be written to."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
+def checked(value: Any, shape: tuple[int, ...], t: float) -> Array:
+    """Return a value of f as an array, or raise ValueError that says what is wrong with it."""
+    if isinstance(value, np.ma.MaskedArray | np.matrix):
+        if isinstance(value, np.matrix) or np.ma.getmaskarray(value).any():
+            kind = type(value).__name__
+            hint = "np.asarray(...)" if kind == "matrix" else "its .filled(...) values"
+            raise ValueError(f"f must return a plain array; got a {kind} at t={t:g}: use {hint}")
+        value = value.data
+    try:
+        array = value if is_array(value) else np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"f must return shape {shape}, that of the state, at t={t:g}: {error}"
+        ) from None
+    if value is None or array.dtype.kind not in "fiu":
+        found = "None" if value is None else array.dtype
+        raise ValueError(f"f must return real numbers; got {found} at t={t:g}")
+    if array.shape != shape and not (array.size == 1 and math.prod(shape) == 1):
+        raise ValueError(
+            f"f must return shape {shape}, that of the state; got {array.shape} at t={t:g}"
+        )
+    return array.reshape(shape)
 
 
 def _recorder(field: Any, store: list[Any]) -> Callable[[float, Array], Array]:
@@ -161,7 +201,8 @@ class Stages:
     def advance(self, t: float, t_new: float, x: Array, limits: Limits | None) -> Array:
         """Evaluate the stages after the first that x(t_new) depends on, and return x(t_new)."""
         h, shape, K, c = t_new - t, self.shape, self.K, self.c
-        f, before, rows, is_flat = self.rhs.evaluate, self._before, self._rows, x.ndim == 1
+        rhs, before, rows, is_flat = self.rhs, self._before, self._rows, x.ndim == 1
+        f, dtype, protects, trusted = rhs.f, rhs.dtype, rhs.protects, rhs.trusted
         xf = x if is_flat else x.reshape(-1)
         self._multiply(self._weights, h, out=self._scaled)
         for i in range(1, self.active):
@@ -170,7 +211,17 @@ class Stages:
             ti = t_new if c[i] == 1.0 else t + c[i] * h
             if limits is not None:
                 ti = limits.clip(ti)
-            K[i] = f(ti, y if is_flat else y.reshape(shape))
+            if protects:
+                y.flags.writeable = False  # it is new, and so is any view of it
+            try:
+                value = f(ti, y if is_flat else y.reshape(shape))
+            except Exception as error:
+                name_error(error, ti)
+                raise
+            # the usual case is told by identity; anything else is looked at in detail
+            if not (type(value) is ndarray and value.dtype is dtype and value.shape == shape):
+                value = value if trusted else checked(value, shape, ti)
+            K[i] = value
         self.rhs.nfev += self.active - 1
         y = self._b.dot(before[self.active])
         y += xf

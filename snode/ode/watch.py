@@ -120,7 +120,9 @@ class Watch:
 
     def _not_finite(self, t: float, value: float, where: str) -> Verdict:
         run = self.run
-        if self.growth.is_huge(float(run.size.max())):
+        # f overflows before x does where it grows like a high power of x
+        ends = run.n_accepted > 0 and self._grows_for() < SHORT * self.span
+        if ends or self.growth.is_huge(float(run.size.max())):
             return self._named(Status.BLOW_UP, f"the solution blows up at about t={run.t:.10g}")
         return Verdict(
             Status.NONFINITE_RHS,
@@ -137,8 +139,7 @@ class Watch:
 
     def _probe(self, t: float, x: Array) -> Array:
         """Return f for a diagnosis, on the side of a jump where the run is."""
-        self.run.rhs.nfev += 1
-        return self.run.f(inside(t, self.run.limits), x)
+        return self.run.rhs.probe(inside(t, self.run.limits), x)
 
     def _law(self) -> tuple[float, float]:
         return growth_law(self._probe, self.run.t, self.run.x, self.run.sign)

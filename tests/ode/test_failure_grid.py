@@ -156,7 +156,7 @@ def test_f_must_be_callable():
         (1.0, r"f must return shape \(2, 2\), that of the state; got \(\)"),
         (np.ones((2, 2), complex), "f must return real numbers; got complex128"),
         (np.ones((2, 2), object), "f must return real numbers; got object"),
-        (None, "f must return real numbers; got object"),
+        (None, "f must return real numbers; got None"),
         ("x", "f must return real numbers; got <U1"),
     ],
 )

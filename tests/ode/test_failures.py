@@ -27,7 +27,7 @@ def _spoiled(value):
 @pytest.mark.parametrize(
     ("x0", "error", "message"),
     [
-        (X0.tolist(), TypeError, r"x0 must be a NumPy or CuPy array of shape \(3, m\); got list"),
+        (X0.tolist(), TypeError, r"x0 must be a NumPy or CuPy array of shape \(3, m\).*got list"),
         (None, TypeError, "x0 must be .* got NoneType"),
         (1.0, TypeError, "x0 must be .* got float"),
         (np.ma.masked_array(X0), TypeError, "x0 must be .* got MaskedArray"),

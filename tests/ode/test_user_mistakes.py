@@ -227,3 +227,221 @@ def test_check_says_when_a_field_cannot_be_solved():
     assert [row.name for row in failed] == ["the direct problem is solved by Euler"]
     assert "pass t=" in failed[0].hint
     assert snode.check(field, t=np.linspace(0, 0.01, 5), verbose=False).passed
+
+
+# --- every evaluation is looked at ----------------------------------------------------------------
+
+SOLVERS = [snode.ode45, snode.ode23, snode.euler, snode.heun, snode.rk4]
+GRID = np.linspace(0, 2, 21)
+
+
+def later(value, when=1.0):
+    """Return f = -1 that does something else after a while."""
+
+    def f(t, x):
+        return value(x) if t > when else -np.ones_like(x)
+
+    return f
+
+
+def clipped(x):
+    np.maximum(x, 0, out=x)
+    return -np.ones_like(x)
+
+
+def shifted(x):
+    x -= 1
+    return x
+
+
+def through_a_view(x):
+    x.reshape(-1)[0] = 0.0
+    return -x
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize("change", [clipped, shifted, through_a_view])
+@pytest.mark.parametrize("shape", [(2,), (2, 3)])
+def test_a_change_of_x_is_found_whenever_it_happens(solve, change, shape):
+    with pytest.raises(ValueError, match=r"f must not change x in place.*\(at t="):
+        solve(later(change), GRID, np.ones(shape))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of numpy.matrix
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (lambda x: 0.0, r"shape \(2,\), that of the state; got \(\) at t=1"),
+        (lambda x: [0.0], r"shape \(2,\), that of the state; got \(1,\) at t=1"),
+        (lambda x: x[:, None], r"shape \(2,\), that of the state; got \(2, 1\) at t=1"),
+        (lambda x: [1.0, [2.0]], r"shape \(2,\), that of the state, at t=1"),
+        (lambda x: x + 0j, r"real numbers; got complex128 at t=1"),
+        (lambda x: np.emath.sqrt(x - 5), r"real numbers; got complex128 at t=1"),
+        (lambda x: x > 0, r"real numbers; got bool at t=1"),
+        (lambda x: None, r"real numbers; got None at t=1"),
+        (lambda x: ["a", "b"], r"real numbers; got <U1 at t=1"),
+        (lambda x: np.asmatrix(x), r"plain array; got a matrix at t=1.*: use np.asarray"),
+        (lambda x: np.ma.masked_greater(x, -9), r"plain array; got a MaskedArray at t=1"),
+    ],
+)
+def test_a_value_that_goes_wrong_later_is_named_with_its_depth(solve, value, says):
+    with pytest.raises(ValueError, match=says):
+        solve(later(value), GRID, np.ones(2))
+
+
+@pytest.mark.parametrize("solve", [snode.ode45, snode.ode23, snode.rk4])
+def test_a_value_that_goes_wrong_between_the_nodes_only_is_named(solve):
+    def f(t, x):  # an inner stage of every method, never its first or last one
+        return x + 0j if 0.15 < t < 0.6 else -x
+
+    options = {} if solve is snode.rk4 else {"first_step": 1.0}
+    with pytest.raises(ValueError, match=r"real numbers; got complex128 at t=0\.[25]"):
+        solve(f, [0.0, 1.0], [1.0], **options)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda x: list(-x), lambda x: tuple(-x), lambda x: np.ma.array(-x),
+        lambda x: (-x).astype(np.float32), lambda x: (-x).astype(np.longdouble),
+        lambda x: np.array([-1, -2]) * 0 - x,
+    ],
+)  # fmt: skip
+def test_values_that_are_numbers_of_the_right_shape_are_taken(solve, value):
+    sol = solve(lambda t, x: value(x), GRID, [1.0, 2.0])
+    expected = solve(lambda t, x: -x, GRID, [1.0, 2.0])
+    np.testing.assert_allclose(sol.x_T, expected.x_T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_one_buffer_and_the_state_itself_may_be_returned(solve):
+    buffer = np.empty(2)
+    one = solve(lambda t, x: np.multiply(x, -1, out=buffer), GRID, [1.0, 2.0])
+    np.testing.assert_array_equal(one.x_T, solve(lambda t, x: -x, GRID, [1.0, 2.0]).x_T)
+    assert np.isfinite(solve(lambda t, x: x[:], GRID, [1.0, 2.0]).x_T).all()
+
+
+def test_the_solution_may_be_changed_by_its_owner():
+    sol = snode.ode45(lambda t, x: -x, (0, 1), [1.0])
+    for array in (sol.x, sol.x_T, sol.t):
+        array *= 2
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_errors_of_f_pass_through_with_the_depth_noted(solve):
+    class MyError(Exception):
+        pass
+
+    def f(t, x):
+        if t > 1:
+            raise MyError("mine")
+        return -x
+
+    with pytest.raises(MyError, match=r"^mine") as caught:
+        solve(f, GRID, [1.0])
+    assert any(note.startswith("raised by f at t=1") for note in caught.value.__notes__)
+
+
+def test_callbacks_and_events_cannot_change_the_solution_either():
+    def g(t, x):
+        x[0] = 7.0
+        return 1.0
+
+    with pytest.raises(ValueError, match="read-only"):
+        snode.ode45(lambda t, x: -x, (0, 1), [1.0], events=g)
+    with pytest.raises(ValueError, match="read-only"):
+        snode.ode45(lambda t, x: -x, (0, 1), [1.0], callback=lambda s: s.x.fill(0))
+
+
+# --- events that are conditions, counts, or flat --------------------------------------------------
+
+
+@pytest.mark.parametrize("solve", [snode.ode45, snode.ode23])
+@pytest.mark.parametrize(
+    "g",
+    [lambda t, x: x[0] < 0.3, lambda t, x: bool(x[0] > 0.3), lambda t, x: x > 0.3,
+     lambda t, x: np.array(x[0] < 0.3)],
+)  # fmt: skip
+def test_a_condition_is_no_event_function(solve, g):
+    with pytest.raises(ValueError, match=r"events\[0\] must return a number that crosses zero"):
+        solve(lambda t, x: [-1.0], (0, 2), [1.0], events=Event(g, terminal=True))
+
+
+@pytest.mark.parametrize("solve", [snode.ode45, snode.ode23])
+@pytest.mark.parametrize(
+    "g",
+    [
+        lambda x: max(x - 0.3, 0.0), lambda x: min(0.3 - x, 0.0), lambda x: x - 0.3,
+        lambda x: 1e-200 * (x - 0.3), lambda x: 1e200 * (x - 0.3), lambda x: (x - 0.3) ** 3,
+        lambda x: np.inf if x > 0.3 else -1.0, lambda x: np.sign(x - 0.3),
+        lambda x: 1 if x > 0.3 else -1, lambda x: 1.0 if x > 0.3 else 0.0,
+    ],
+)  # fmt: skip
+def test_an_event_is_found_where_its_sign_ends(solve, g):
+    for t_span, x0 in (((0, 2), 1.0), ((2, 0), 1.0)):
+        slope = -1.0 if t_span[0] == 0 else 1.0
+        sol = solve(
+            lambda t, x, slope=slope: [slope], t_span, [x0],
+            events=Event(lambda t, x: g(float(x[0])), terminal=True),
+        )  # fmt: skip
+        assert sol.status is Status.EVENT
+        assert abs(sol.t[-1] - t_span[0]) == pytest.approx(0.7, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-160, 1e-300, 1e160, 1e300, -1e-170])
+def test_the_place_of_an_event_does_not_depend_on_the_size_of_g(scale):
+    sol = snode.ode45(
+        lambda t, x: [x[1], -x[0]], (0, 2), [1.0, 0.0], rtol=1e-9, atol=1e-9, max_step=0.25,
+        events=lambda t, x: scale * (x[0] - 0.8),
+    )  # fmt: skip
+    assert sol.t_events[0] == pytest.approx([np.arccos(0.8)], rel=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 2.0, np.int64(3), True, False, None, 0, 50])
+def test_a_terminal_count_is_that_of_scipy(count):
+    from scipy.integrate import solve_ivp
+
+    def g(t, x):
+        return x[0]
+
+    g.terminal = count
+
+    def f(t, x):
+        return [x[1], -x[0]]
+
+    ours = snode.ode45(f, (0, 12), [1.0, 0.0], events=g, rtol=1e-8, atol=1e-10)
+    theirs = solve_ivp(f, (0, 12), [1.0, 0.0], events=g, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(ours.t_events[0], theirs.t_events[0], rtol=1e-6)
+    assert ours.t[-1] == pytest.approx(theirs.t[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("terminal", [-1, 1.5, "yes"])
+def test_other_counts_are_refused(terminal):
+    with pytest.raises(ValueError, match="terminal must be True, False or a number of zeros"):
+        Event(lambda t, x: x[0], terminal=terminal)
+
+
+# --- depths one rounding outside ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [0.3, 0.7, 1.1, 3.3])
+def test_depths_one_rounding_beyond_the_end_are_the_end(end):
+    for t_eval in (
+        np.array([0.0, np.nextafter(end, np.inf)]),
+        np.linspace(0, end, 7, dtype=np.float32),
+        np.arange(0, 1.0000000001, 0.1) * end,
+    ):
+        sol = snode.ode45(lambda t, x: -x, (0, end), [1.0], t_eval=t_eval)
+        assert sol.t[-1] <= end
+        assert sol.x[-1, 0] == pytest.approx(np.exp(-end), rel=1e-3)
+    back = snode.ode45(lambda t, x: -x, (end, 0), [1.0], t_eval=[end, np.nextafter(0, -1)])
+    assert back.t[-1] == 0
+
+
+def test_a_depth_that_is_out_is_shown():
+    with pytest.raises(ValueError, match=r"t_eval must lie in t_span \(0, 0.3\); got 0.31"):
+        snode.ode45(lambda t, x: -x, (0, 0.3), [1.0], t_eval=[0.1, 0.31])
+    with pytest.raises(ValueError, match=r"got -1e-08"):
+        snode.ode45(lambda t, x: -x, (0, 0.3), [1.0], t_eval=[-1e-8, 0.3])
