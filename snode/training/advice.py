@@ -18,7 +18,8 @@ from snode.training.costs import Cost, one_hot
 __all__ = ["advise_after", "advise_before", "announce"]
 
 _SAMPLES = 2000  # of the data, for what is measured on them
-_MIN_SAMPLES = 50  # fewer say nothing about chance
+_MIN_SAMPLES = 50
+_CHANCE_SAMPLES = 100  # fewer say nothing about chance
 _MIN_BATCHES = 3
 _RATIO, _LARGE = 100.0, 10.0
 
@@ -131,7 +132,7 @@ def _is_guessing(
 ) -> str:
     """Say so if the accuracy could be that of an answer that does not look at the sample."""
     accuracy = scores["train_accuracy"][-1] if len(scores["train_accuracy"]) else math.nan
-    if y.ndim != 1 or len(y) < _MIN_SAMPLES or not math.isfinite(accuracy):
+    if y.ndim != 1 or len(y) < _CHANCE_SAMPLES or not math.isfinite(accuracy):
         return ""
     if int(np.isfinite(np.array(history["cost_after"], float)).sum()) < _MIN_BATCHES:
         return ""
