@@ -48,6 +48,7 @@ from snode.ode.control import OdeState
 from snode.ode.events import Event
 from snode.ode.fixed import euler, heun, rk4
 from snode.ode.ivp import ode23, ode45
+from snode.ode.options import ABSENT, OdeOptions, odeset
 from snode.ode.problems import (
     Solver,
     end_time_derivative,
@@ -135,6 +136,7 @@ __all__ = [
     "NcgState",
     "NoiseAccuracy",
     "NonFiniteCostError",
+    "OdeOptions",
     "OdeSolution",
     "OdeState",
     "Propagation",
@@ -182,6 +184,7 @@ __all__ = [
     "observed_order",
     "ode23",
     "ode45",
+    "odeset",
     "output_uncertainty",
     "pgd",
     "plot_accuracy",
@@ -236,7 +239,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"snode.analysis.{_ON_DEMAND[name]}"), name)
     if name in __all__ and name.startswith(("plot_", "animate_")):
         return getattr(import_module("snode.plotting"), name)
-    raise AttributeError(f"module 'snode' has no attribute {name!r}")
+    hint = f": {ABSENT[name]}" if name in ABSENT else ""
+    raise AttributeError(f"module 'snode' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

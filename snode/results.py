@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from dataclasses import field as entry
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 from snode.backend import Array, array_namespace, own_error_state
 from snode.copying import LostFunction, Portable, is_importable, left_behind
@@ -64,8 +64,19 @@ class TrainingWarning(UserWarning):
     """Training goes on, but something says that it will not come to what it is meant for."""
 
 
+class Result(Portable):
+    """One result with named parts; whoever unpacks it as MATLAB's outputs is told their names."""
+
+    parts: ClassVar[str]
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} is one result and cannot be unpacked; use {self.parts}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
-class OdeSolution(Portable):
+class OdeSolution(Result):
     """Solution of an initial value problem, the direct problem (1) among them.
 
     x has the shape of the initial state: ``(n,)``, or ``(n, m)`` with one column a sample.
@@ -98,6 +109,8 @@ class OdeSolution(Portable):
     columns : tuple of OdeSolution or None
         The solutions of the single samples, with ``batch="independent"``.
     """
+
+    parts: ClassVar[str] = "sol.t, sol.x"
 
     t: Array
     x: Array | None
@@ -180,7 +193,7 @@ class OdeSolution(Portable):
 
 
 @dataclass(frozen=True, eq=False)
-class AdjointSolution(Portable):
+class AdjointSolution(Result):
     """Solution of the adjoint problem (8).
 
     Attributes
@@ -196,6 +209,8 @@ class AdjointSolution(Portable):
     nvjp : int
         Products with transposed Jacobians.
     """
+
+    parts: ClassVar[str] = "adj.t, adj.lam, adj.partials"
 
     t: Array
     lam: Array
@@ -251,7 +266,7 @@ class NcgHistory(Portable):
 
 
 @dataclass(frozen=True, eq=False)
-class NcgResult(Portable):
+class NcgResult(Result):
     """Result of `snode.ncg`.
 
     Attributes
@@ -264,6 +279,8 @@ class NcgResult(Portable):
     status, message, nit, nfev
         `nfev` counts direct solves.
     """
+
+    parts: ClassVar[str] = "result.field, result.fun, result.history"
 
     field: Any
     fun: float
@@ -288,7 +305,7 @@ class NcgResult(Portable):
 
 
 @dataclass(frozen=True, eq=False)
-class TrainResult(Portable):
+class TrainResult(Result):
     """Result of `snode.train`.
 
     Attributes
@@ -303,6 +320,8 @@ class TrainResult(Portable):
         test data).
     status, message, n_batches, epochs
     """
+
+    parts: ClassVar[str] = "result.field, result.history"
 
     field: Any
     history: dict[str, Array]

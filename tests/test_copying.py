@@ -125,6 +125,7 @@ MAKERS = {
     "NoiseAccuracy": lambda: snode.accuracy_under_noise(
         layered(), *columns(), [0.1], n_classes=2, rng=0, n_draws=2),
     "NonFiniteCostError": not_finite,
+    "OdeOptions": lambda: snode.odeset(RelTol=1e-6, AbsTol=[1, 2], Events=square),
     "OdeSolution": lambda: solution(keep="all"),
     "OdeState": lambda: seen(lambda see: snode.ode45(square, (0, 0.5), [1.0], callback=see)),
     "Propagation": lambda: snode.propagate(layered(), columns()[0], 1e-3 * columns()[0]),

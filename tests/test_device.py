@@ -143,6 +143,9 @@ TABLE = {
     "ode45": lambda c: snode.ode45(
         c.oscillator, (0, 1), c.x[:2], batch="independent", t_eval=[0.5, 1]
     ),
+    "odeset": lambda c: snode.ode45(
+        c.oscillator, (0, 1), c.x[:2], snode.odeset(AbsTol=c.put(np.array([1e-6, 1e-5])))
+    ),
     "Event": lambda c: snode.ode45(
         c.oscillator, (0, 3), c.x[:2, :1], events=snode.Event(lambda t, x: float(x[0, 0]))
     ).x_events,
@@ -224,6 +227,7 @@ NO_ARRAYS = {
     "VectorField",  # a protocol
     "register_activation",  # its functions are tested on the host, as they are written
     "CheckReport", "TrainState", "NcgState", "OdeState",  # results and what callbacks see
+    "OdeOptions",  # odeset makes them
     "AttackResult", "NoiseAccuracy", "Propagation", "Uncertainty",
     "LogNormResult", "NonFiniteCostError", "SweepResult", "SweepRow",
 }  # fmt: skip

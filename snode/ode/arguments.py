@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from snode.backend import Array, array_namespace, is_array, to_host
+from snode.copying import Portable
 
 __all__ = [
     "as_grid", "as_state", "as_tolerance", "check_choice", "check_finite", "check_grid",
-    "check_like", "check_parameters", "check_state", "check_unmasked",
+    "check_like", "check_parameters", "check_state", "check_unmasked", "with_arguments",
 ]  # fmt: skip
 
 
@@ -20,6 +22,30 @@ def check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `valid`."""
     if value not in valid:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, valid))}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class WithArguments(Portable):
+    """f(t, x, *args) as a function of t and x."""
+
+    f: Callable[..., Any]
+    args: tuple[Any, ...]
+
+    def __call__(self, t: float, x: Array) -> Any:
+        return self.f(t, x, *self.args)
+
+
+def with_arguments(f: Any, args: Any) -> Any:
+    """Return f itself if `args` is empty, else a function (t, x) that calls f(t, x, *args)."""
+    if not isinstance(args, tuple | list):
+        raise TypeError(
+            f"args must be a tuple, for one argument args=(value,); got {type(args).__name__}"
+        )
+    if not args:
+        return f
+    if hasattr(f, "linearize"):
+        raise TypeError(f"args must be () for a vector field, which takes t and x; got {args!r}")
+    return WithArguments(f, tuple(args))
 
 
 def as_state(x: Any, name: str) -> Array:
@@ -157,7 +183,10 @@ def as_tolerance(rtol: Any, atol: Any, x0: Array) -> tuple[float, Any]:
     """Return rtol as a float and atol as a float or an array that fits x0."""
     smallest = 10 * float(np.finfo(x0.dtype).eps)
     if not _is_number(rtol) or not (rtol == 0 or smallest <= rtol < math.inf):
-        raise ValueError(f"rtol must be 0, or finite and >= {smallest:.1e}; got {rtol!r}")
+        raise ValueError(
+            f"rtol must be 0, or finite and >= {smallest:.1e} for {x0.dtype}; got {rtol!r}"
+            + _precision_hint(rtol, x0)
+        )
     if _is_number(atol):
         if not 0 <= atol < math.inf:
             raise ValueError(f"atol must be finite and >= 0; got {atol!r}")
@@ -177,6 +206,16 @@ def as_tolerance(rtol: Any, atol: Any, x0: Array) -> tuple[float, Any]:
         raise ValueError("atol must be positive where rtol is 0")
     values = values.reshape(-1, *[1] * (x0.ndim - 1)).astype(x0.dtype)
     return float(rtol), array_namespace(x0).asarray(values)
+
+
+def _precision_hint(rtol: Any, x0: Array) -> str:
+    finest = 10 * float(np.finfo(np.float64).eps)
+    if x0.dtype == np.float64 or not _is_number(rtol) or not finest <= rtol < math.inf:
+        return ""
+    return (
+        ". For smaller ones solve in float64: x0.astype('float64'), and for a field "
+        "field.with_parameters(**{k: v.astype('float64') for k, v in field.parameters.items()})"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from snode.backend import Array, is_array, to_host
+from snode.ode.arguments import with_arguments
 from snode.ode.dense import evaluate
 from snode.ode.stages import protected
 
@@ -60,8 +61,11 @@ class Event:
             raise ValueError(f"direction must be -1, 0 or 1; got {self.direction!r}")
 
 
-def as_events(events: Any) -> tuple[Event, ...]:
-    """Return events from one or several `Event` or functions with SciPy's attributes."""
+def as_events(events: Any, args: Any = ()) -> tuple[Event, ...]:
+    """Return events from one or several `Event` or functions with SciPy's attributes.
+
+    The functions will be called with the further arguments `args`.
+    """
     if events is None:
         return ()
     if isinstance(events, Event) or callable(events):
@@ -77,7 +81,16 @@ def as_events(events: Any) -> tuple[Event, ...]:
             out.append(Event(event, _scipy_terminal(event), direction))
         else:
             raise TypeError(f"events must be callables or Event; got {type(event).__name__}")
-    return tuple(out)
+    return tuple(replace(e, g=with_arguments(e.g, args)) for e in out) if args else tuple(out)
+
+
+def _hint(value: Any) -> str:
+    if not isinstance(value, list | tuple) or len(value) not in (2, 3):
+        return ""
+    return (
+        "; what MATLAB's event functions return as isterminal and direction goes into "
+        "snode.Event(g, terminal=True, direction=-1)"
+    )
 
 
 def _scipy_terminal(event: Any) -> bool | int:
@@ -112,8 +125,11 @@ class EventFinder:
         self.values = [self._value(k, t, x) for k in range(len(self.events))]
 
     def _value(self, k: int, t: float, x: Array) -> float:
-        value = self.events[k].g(t, protected(x) if type(x) is np.ndarray else x)
-        number = to_host(value) if is_array(value) else np.asarray(value)
+        value: Any = self.events[k].g(t, protected(x) if type(x) is np.ndarray else x)
+        try:
+            number = to_host(value) if is_array(value) else np.asarray(value)
+        except ValueError:  # a list of lists of different lengths
+            number = np.empty(len(value), dtype=object)
         if number.size == 1 and number.dtype.kind == "b":
             raise ValueError(
                 f"events[{k}] must return a number that crosses zero, not a condition, which does "
@@ -122,7 +138,7 @@ class EventFinder:
         if number.size != 1 or number.dtype.kind not in "fiu":
             raise ValueError(
                 f"events[{k}] must return one number; got {number.dtype} of shape {number.shape} "
-                f"for a state of shape {x.shape}"
+                f"for a state of shape {x.shape}" + _hint(value)
             )
         if np.isnan(number).any():
             raise ValueError(f"events[{k}] must not be NaN; it is at t={t:g}")

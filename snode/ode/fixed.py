@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from snode.backend import Array, array_namespace, own_error_state, to_host
-from snode.ode.arguments import as_grid, as_state, describe, first_true
+from snode.ode.arguments import as_grid, as_state, describe, first_true, with_arguments
 from snode.ode.dense import DenseOutput, hermite
+from snode.ode.options import matlab_habits
 from snode.ode.stages import Checkpoint, Limits, Rhs, Stages, Steps, inside
 from snode.ode.tableaus import TABLEAUS, ButcherTableau
 from snode.results import IntegrationError, OdeSolution, Status
@@ -23,12 +24,11 @@ HUGE = 1e8
 STATES_PER_STAGE = 2
 """What a linearisation is taken to hold when memory is shared out: the state and the slopes."""
 
-Rhs_ = Callable[[float, Array], Any]
-
 
 @own_error_state
+@matlab_habits
 def euler(
-    f: Rhs_, t: Array, x0: Array, *,
+    f: Callable[..., Any], t: Array, x0: Array, *, args: Sequence[Any] = (),
     breakpoints: Sequence[float] = (), dense_output: bool = False, raise_on_failure: bool = True,
 ) -> OdeSolution:  # fmt: skip
     r"""Integrate x' = f(t, x) by explicit Euler on the grid `t`, order 1.
@@ -43,6 +43,8 @@ def euler(
         Depths, increasing or decreasing.
     x0 : array (n,) or (n, m)
         Initial state; with m columns, m samples at once.
+    args : tuple, optional
+        Further arguments of f, ``f(t, x, *args)``.
     breakpoints : sequence of float, optional
         Points of the grid where f jumps: a step never sees f from the other side of them.
     dense_output : bool, optional
@@ -75,12 +77,13 @@ def euler(
     >>> float(sol.x_T[0].round(4))  # 0.9**10
     0.3487
     """
-    return _solve("euler", f, t, x0, breakpoints, dense_output, raise_on_failure)
+    return _solve("euler", f, t, x0, args, breakpoints, dense_output, raise_on_failure)
 
 
 @own_error_state
+@matlab_habits
 def heun(
-    f: Rhs_, t: Array, x0: Array, *,
+    f: Callable[..., Any], t: Array, x0: Array, *, args: Sequence[Any] = (),
     breakpoints: Sequence[float] = (), dense_output: bool = False, raise_on_failure: bool = True,
 ) -> OdeSolution:  # fmt: skip
     r"""Integrate x' = f(t, x) by Heun's method (explicit trapezoidal rule), order 2.
@@ -98,12 +101,13 @@ def heun(
     >>> float(sol.x_T[0].round(4))
     0.3685
     """
-    return _solve("heun", f, t, x0, breakpoints, dense_output, raise_on_failure)
+    return _solve("heun", f, t, x0, args, breakpoints, dense_output, raise_on_failure)
 
 
 @own_error_state
+@matlab_habits
 def rk4(
-    f: Rhs_, t: Array, x0: Array, *,
+    f: Callable[..., Any], t: Array, x0: Array, *, args: Sequence[Any] = (),
     breakpoints: Sequence[float] = (), dense_output: bool = False, raise_on_failure: bool = True,
 ) -> OdeSolution:  # fmt: skip
     r"""Integrate x' = f(t, x) by the classical Runge-Kutta method, order 4.
@@ -120,16 +124,17 @@ def rk4(
     >>> bool(abs(sol.x_T[0] - np.exp(-1)) < 1e-6)
     True
     """
-    return _solve("rk4", f, t, x0, breakpoints, dense_output, raise_on_failure)
+    return _solve("rk4", f, t, x0, args, breakpoints, dense_output, raise_on_failure)
 
 
 def _solve(
-    name: str, f: Rhs_, t: Array, x0: Array, breakpoints: Sequence[float],
+    name: str, f: Any, t: Array, x0: Array, args: Any, breakpoints: Sequence[float],
     dense_output: bool, raise_on_failure: bool,
 ) -> OdeSolution:  # fmt: skip
     x0 = as_state(x0, "x0")
     if not callable(f):
         raise TypeError(f"f must be callable, f(t, x); got {type(f).__name__}")
+    f = with_arguments(f, args)
     sol = solve_fixed(
         f, TABLEAUS[name], as_grid(t, breakpoints), x0, breakpoints, dense=dense_output
     )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Any
 
 import numpy as np
 
 from snode.backend import Array, array_namespace, own_error_state
 from snode.ode.adaptive import solve_adaptive
-from snode.ode.arguments import as_state, check_choice, check_state
+from snode.ode.arguments import as_state, check_choice, check_state, with_arguments
 from snode.ode.control import MAX_STEPS, OdeState, StepControl
 from snode.ode.events import Event, EventFinder, as_events
+from snode.ode.options import (
+    ATOL,
+    MAX_STEP,
+    RTOL,
+    OdeOptions,
+    apply_options,
+    matlab_habits,
+)
 from snode.results import IntegrationError, OdeSolution, Status
 
 __all__ = ["BATCH", "join_columns", "ode23", "ode45"]
@@ -21,17 +28,20 @@ BATCH = ("shared", "independent")
 
 
 @own_error_state
+@matlab_habits
 def ode45(
-    f: Callable[[float, Array], Any],
+    f: Callable[..., Any],
     t_span: Any,
     x0: Any,
+    options: OdeOptions | None = None,
     *,
-    rtol: float = 1e-3,
-    atol: Any = 1e-6,
+    args: Sequence[Any] = (),
+    rtol: float = RTOL,
+    atol: Any = ATOL,
     t_eval: Any = None,
     dense_output: bool = False,
     first_step: float | None = None,
-    max_step: float = inf,
+    max_step: float = MAX_STEP,
     max_steps: float = MAX_STEPS,
     breakpoints: Sequence[float] = (),
     events: Event | Callable[..., Any] | Sequence[Any] | None = None,
@@ -50,6 +60,11 @@ def ode45(
         the solution is returned there (as with `t_eval`).
     x0 : array (n,) or (n, m)
         Initial state; with m columns, m samples at once. float32 stays float32.
+    options : OdeOptions, optional
+        Tolerances, steps and events under MATLAB's names, made by `odeset`. What is set there and
+        given by a keyword, too, must agree.
+    args : tuple, optional
+        Further arguments of f, ``f(t, x, *args)``, and of the functions in `events`.
     rtol : float, optional
         Relative tolerance for the error of a step.
     atol : float or array (n,), optional
@@ -119,22 +134,25 @@ def ode45(
     control = StepControl(rtol, atol, first_step, max_step, max_steps)
     return _solve(
         "ode45", f, t_span, x0, control, t_eval, dense_output, breakpoints, events, batch,
-        raise_on_failure, callback,
+        raise_on_failure, callback, options, args,
     )  # fmt: skip
 
 
 @own_error_state
+@matlab_habits
 def ode23(
-    f: Callable[[float, Array], Any],
+    f: Callable[..., Any],
     t_span: Any,
     x0: Any,
+    options: OdeOptions | None = None,
     *,
-    rtol: float = 1e-3,
-    atol: Any = 1e-6,
+    args: Sequence[Any] = (),
+    rtol: float = RTOL,
+    atol: Any = ATOL,
     t_eval: Any = None,
     dense_output: bool = False,
     first_step: float | None = None,
-    max_step: float = inf,
+    max_step: float = MAX_STEP,
     max_steps: float = MAX_STEPS,
     breakpoints: Sequence[float] = (),
     events: Event | Callable[..., Any] | Sequence[Any] | None = None,
@@ -162,26 +180,28 @@ def ode23(
     control = StepControl(rtol, atol, first_step, max_step, max_steps)
     return _solve(
         "ode23", f, t_span, x0, control, t_eval, dense_output, breakpoints, events, batch,
-        raise_on_failure, callback,
+        raise_on_failure, callback, options, args,
     )  # fmt: skip
 
 
 def _solve(
     method: str, f: Any, t_span: Any, x0: Any, control: StepControl, t_eval: Any, dense: bool,
     breakpoints: Sequence[float], events: Any, batch: str, raise_on_failure: bool,
-    callback: Callable[[OdeState], object] | None,
+    callback: Callable[[OdeState], object] | None, options: Any, args: Any,
 ) -> OdeSolution:  # fmt: skip
+    control, events = apply_options(options, control, events)
     check_choice("batch", batch, BATCH)
     if not callable(f):
         raise TypeError(f"f must be callable, f(t, x); got {type(f).__name__}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable; got {type(callback).__name__}")
+    f = with_arguments(f, args)
     x0 = as_state(x0, "x0")
     if hasattr(f, "linearize") and hasattr(f, "parameters"):
         check_state(f, x0, "x0")
     t0, t1, t_eval = _as_interval(t_span, t_eval)
     jumps = _as_depths(breakpoints, "breakpoints")
-    watched = as_events(events)
+    watched = as_events(events, args)
 
     def solve(start: Array) -> OdeSolution:
         return solve_adaptive(
