@@ -9,6 +9,7 @@ trained networks of paper 001 has their selection in ``ZOO`` and gets them as th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from snode import runs
+from snode.progress import Callback, check_callback, tell
 
 __all__ = ["ITEMS", "PAPERS", "Item", "Reproduction", "find", "recorded", "reproduce"]
 
@@ -213,7 +215,7 @@ def reproduce(
     seed: int = 1,
     out: str | Path = "reproduced",
     models: str | Path | None = None,
-    callback: Callable[[float, float, str], object] | None = None,
+    callback: Callback | None = None,
 ) -> Reproduction:
     """Make a figure or table of a paper again.
 
@@ -231,7 +233,7 @@ def reproduce(
         Folder of the trained networks of paper 001, default ``<out>/models``. One that is there is
         not trained again, one whose training was interrupted goes on.
     callback : callable, optional
-        Called as ``callback(done, total, what)`` between pieces of work.
+        Called with a `snode.progress.Progress` between pieces of work; see `snode.progress.bar`.
 
     Returns
     -------
@@ -247,7 +249,8 @@ def reproduce(
     item = find(paper, name)
     folder = Path(out) / item.paper
     folder.mkdir(parents=True, exist_ok=True)
-    report = callback or (lambda done, total, what: None)
+    check_callback(callback)
+    report = functools.partial(tell, callback)
     started = time.perf_counter()
     with _importable(demos_folder() / Path(item.script).parent):
         script = importlib.import_module(Path(item.script).name)

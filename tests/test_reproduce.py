@@ -114,13 +114,13 @@ def small_networks(demo, monkeypatch):
 
 def test_networks_are_trained_once_and_progress_is_told(small_networks, tmp_path):
     seen = []
-    papers.reproduce("001", "fig11", out=tmp_path, callback=lambda *state: seen.append(state))
-    whats = [what for _, _, what in seen]
+    papers.reproduce("001", "fig11", out=tmp_path, callback=seen.append)
+    whats = [state.what for state in seen]
     assert [w for w in whats if "network 3 of 3" in w]
-    assert all(0 <= done <= total for done, total, _ in seen)
+    assert all(0 <= state.done <= state.total for state in seen)
     seen.clear()
-    papers.reproduce("001", "fig11", out=tmp_path, callback=lambda *state: seen.append(state))
-    assert not [what for _, _, what in seen if "training" in what]
+    papers.reproduce("001", "fig11", out=tmp_path, callback=seen.append)
+    assert not [state for state in seen if "training" in state.what]
 
 
 def test_a_stopped_training_says_that_the_same_command_goes_on(

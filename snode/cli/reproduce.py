@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from snode import reproduce as papers
 from snode import runs
 from snode.cli.console import app, err, friendly, out
+from snode.progress import bar
 
 EXAMPLES = """Examples:  snode reproduce  |  snode reproduce 001 fig05  |  snode reproduce 003 mnist --full"""
 
@@ -46,7 +44,7 @@ def reproduce(
     )
     made = []
     for one in wanted:
-        with _bar(f"{one.paper} {one.name}", as_json) as report:
+        with bar(f"{one.paper} {one.name}", console=err, quiet=as_json) as report:
             try:
                 made.append(
                     papers.reproduce(
@@ -146,18 +144,3 @@ def _show(made: papers.Reproduction) -> None:
         f"wrote {made.figure} and {made.record.name} ({made.seconds:.0f} s)",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
-
-
-@contextmanager
-def _bar(title: str, quiet: bool) -> Iterator[Callable[[float, float, str], None]]:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[what]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=err, disable=quiet) as bar:
-        task = bar.add_task(escape(title), total=None, what="starting")
-
-        def report(done: float, total: float, what: str) -> None:
-            bar.update(task, completed=done, total=total, what=escape(what))
-
-        yield report
