@@ -21,6 +21,7 @@ from snode.fields.base import has_readout, outputs, outputs_jvp, outputs_vjp
 from snode.fields.slopes import slope_excess
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
 from snode.results import IntegrationError
+from snode.seeds import as_generator
 
 __all__ = ["CheckReport", "CheckRow", "check", "dot_test", "observed_order", "taylor_test"]
 
@@ -336,7 +337,7 @@ def check(
         raise ValueError(f"n_samples must be at least 2 to see sums over samples; got {n_samples}")
     if not 0 <= derivative_error < 1:
         raise ValueError(f"derivative_error must be in [0, 1); got {derivative_error!r}")
-    generator = np.random.default_rng(rng)
+    generator = as_generator(rng)
     tester = _Tester(_in_float64(field), n_samples, t, derivative_error, generator)
     report = CheckReport(repr(field), tuple(tester.rows()))
     if verbose:

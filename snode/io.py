@@ -577,8 +577,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
     path = _destination(Path(path))
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     _remove_left_over(path)
-    own = f"{os.getpid()}-{platform.node()}"
-    temporary = path.with_name(f".{path.name}.{own}-{os.urandom(4).hex()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -592,6 +591,36 @@ def replacing(path: PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_destination(path: PathLike, name: str) -> None:
+    """Raise unless `replacing` can write this file: a long computation must not find out late.
+
+    Raises
+    ------
+    ValueError
+        If the path is empty, or holds a null character.
+    OSError
+        As `replacing`; also if the name is too long, or the folder lets nobody write. `name`
+        stands in the message.
+    """
+    if not os.fspath(path):
+        raise ValueError(f"{name} must be the path of a file; got an empty one")
+    try:
+        file = _temporary(_destination(Path(path)))
+        file.touch(exist_ok=False)
+        file.unlink()
+    except ValueError as error:
+        raise ValueError(f"{name} must be the path of a file; got {path!r}: {error}") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        where = f"{os.fspath(path)!s}: " if error.strerror else ""
+        raise type(error)(f"{name} cannot be written: {where}{why}") from error
+
+
+def _temporary(path: Path) -> Path:
+    own = f"{os.getpid()}-{platform.node()}"
+    return path.with_name(f".{path.name}.{own}-{os.urandom(4).hex()}.tmp")
 
 
 def _destination(path: Path) -> Path:

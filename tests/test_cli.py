@@ -136,6 +136,8 @@ def test_info_names_versions_and_threads():
         ([*QUICK, "--task", "regression", "--ce", "1"], "a regression needs l2"),
         ([*QUICK, "--noise", "a,b"], "noise must be numbers"),
         ([*QUICK, "--noise=-1"], "noise must be finite"),
+        ([*QUICK, "--noise", "0.1,1e308"], "noise must be at most"),
+        ([*QUICK, "--dtype", "float32", "--noise", "1e38"], "noise must be at most 3e+36"),
         (["train", "--data", "[/x]"], "[/x]"),
         ([*QUICK, "--dtype", "float16"], "dtype"),
         ([*QUICK, "--inner", "h2"], "inner must be one of"),
@@ -153,6 +155,15 @@ def test_bad_input_is_one_friendly_line(args, says, tmp_path, monkeypatch):
     assert "Traceback" not in result.output + result.stderr
     assert result.stderr.count("error:") == 1
     assert list(tmp_path.rglob("options.json")) == []
+
+
+@pytest.mark.parametrize("bad", [["--l2", "1e308"], ["--ce", "1", "--scale", "1e30"]])
+def test_a_run_that_learnt_nothing_has_failed(tmp_path, bad):
+    where = ["--name", "r", "--out", tmp_path, "--epochs", 0.5, "--noise", "0"]
+    result = run("train", "--data", "two_moons", "--n-layers", 3, *where, *bad, code=1)
+    assert "no update was made" in result.stderr
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    assert manifest["status"] == "NONFINITE_RHS"
 
 
 def test_existing_run_is_not_overwritten(moons):

@@ -23,6 +23,7 @@ FLOORS = {
     "progress": 0,
     "copying": 0,
     "results": 0,
+    "seeds": 0,
     "labels": 1,
     "_kernels": 1,
     "_expansion": 0,

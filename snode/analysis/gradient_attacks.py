@@ -24,6 +24,7 @@ from snode.fields.base import outputs
 from snode.ode.arguments import check_choice
 from snode.ode.problems import Solver
 from snode.progress import Callback
+from snode.seeds import as_generator
 
 __all__ = ["fgsm", "pgd"]
 
@@ -174,7 +175,7 @@ def pgd(
     climb = _Climb(
         eps, norm, eps / 10 if step is None else step, check_count("n_iter", n_iter),
         _loss(cost, task.n_classes), restarts=restarts, keep_best=bool(keep_best),
-        generator=np.random.default_rng(rng) if random_start else None,
+        generator=as_generator(rng) if random_start else None,
         is_shareable=not callable(cost),
     )  # fmt: skip
     return climb.attack(task)

@@ -34,6 +34,7 @@ from snode.fields.base import outputs
 from snode.ode.arguments import check_choice
 from snode.ode.problems import Solver
 from snode.progress import Callback
+from snode.seeds import as_generator
 
 __all__ = ["deepfool", "sensitivity_attack"]
 
@@ -132,7 +133,7 @@ def sensitivity_attack(
     check_choice("margin_kind", margin_kind, MARGIN_KINDS)
     walk = _Walk(
         check_number("step", step, above=0), check_count("n_iter", n_iter),
-        _margin(margin, margin_kind), margin_kind, bool(early_stop), np.random.default_rng(rng),
+        _margin(margin, margin_kind), margin_kind, bool(early_stop), as_generator(rng),
     )  # fmt: skip
     options: dict[str, Any] = {
         "box": box, "n_classes": n_classes, "solver": solver, "callback": callback

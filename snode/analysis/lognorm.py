@@ -35,6 +35,7 @@ from snode.copying import Portable
 from snode.ode.arguments import check_choice, check_unmasked
 from snode.progress import Callback, check_callback
 from snode.results import Status
+from snode.seeds import as_generator
 
 __all__ = ["LogNormPath", "LogNormResult", "log_norm", "max_log_norm"]
 
@@ -301,7 +302,7 @@ def max_log_norm(
     check_callback(callback)
     options = _Options(
         method, bool(certify), _starts(method, n_starts), check_count("n_rounds", n_rounds, 0),
-        check_count("max_nodes", max_nodes), np.random.default_rng(rng), callback,
+        check_count("max_nodes", max_nodes), as_generator(rng), callback,
     )  # fmt: skip
     if callable(A) and not isinstance(A, LinearOperator):
         made: list[Any] = []

@@ -14,6 +14,7 @@ from snode.copying import Portable
 from snode.labels import check_labels, check_order
 from snode.ode.problems import Solver, check_state
 from snode.predict import accuracy, check_scored
+from snode.seeds import as_generator
 
 __all__ = ["NoiseAccuracy", "accuracy_under_attack", "accuracy_under_noise"]
 
@@ -121,7 +122,7 @@ def accuracy_under_noise(
     if isinstance(n_draws, bool) or not isinstance(n_draws, int | np.integer) or n_draws < 1:
         raise ValueError(f"n_draws must be a positive integer; got {n_draws!r}")
     check_scored(field, x, y, n_classes)
-    generator = np.random.default_rng(rng)
+    generator = as_generator(rng)
     xp = array_namespace(x)
 
     def score(std: float) -> float:

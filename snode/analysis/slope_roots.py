@@ -15,6 +15,7 @@ from snode.analysis.slope_bound import slope_bound
 from snode.analysis.slope_problem import exponent_of, make_chain
 from snode.backend import Array, from_device
 from snode.ode.arguments import check_unmasked
+from snode.seeds import as_generator
 
 __all__ = ["Certificate", "NewtonStep", "Pattern", "Point", "Problem", "newton_from_left"]
 
@@ -110,7 +111,7 @@ class Problem:
         exponent = exponent_of(np.append(A, c))
         return cls(
             np.ldexp(A, -exponent), scaled(c, -exponent), exponent, bool(certified),
-            check_count("n_starts", n_starts), int(np.random.default_rng(rng).integers(2**32)),
+            check_count("n_starts", n_starts), int(as_generator(rng).integers(2**32)),
             (0.0, 1.0) if slopes is None else positive_slopes(slopes),
         )  # fmt: skip
 

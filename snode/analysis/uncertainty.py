@@ -15,6 +15,7 @@ from snode.fields.base import outputs
 from snode.ode.arguments import check_state
 from snode.ode.problems import Solver, as_solver
 from snode.predict import check_classes
+from snode.seeds import as_generator
 
 __all__ = ["Uncertainty", "output_uncertainty"]
 
@@ -210,7 +211,7 @@ def _sample_union(
 
 def _draw(count: int, size: int, rng: Any) -> tuple[Host, Host, Host]:
     """Return normal numbers (count, size), and uniform and equally spaced ones (count,)."""
-    generator = np.random.default_rng(rng)
+    generator = as_generator(rng)
     e, level = generator.standard_normal((count, size)), 1.0 - generator.random(count)
     return e, level, (np.arange(count) + generator.random()) / count
 

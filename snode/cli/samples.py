@@ -314,6 +314,17 @@ def _errors(field: Any, x: Any, y: Any) -> dict[str, float]:
     return {"rmse": error**0.5, "r2": 1 - error / spread if spread > 0 else float("nan")}
 
 
+def check_noise(noise: tuple[float, ...], data: Any) -> None:
+    """Raise ValueError if noisy samples would overflow: before anything long is computed."""
+    low, high = data.encoding or (0.0, 1.0)
+    largest = 1e-2 * float(np.finfo(data.x_train.dtype).max) / max(abs(high - low), 1.0)
+    if any(level > largest for level in noise):
+        raise ValueError(
+            f"noise must be at most {largest:.0e} for data of {data.x_train.dtype}; "
+            f"got {max(noise):g}"
+        )
+
+
 def _noise_numbers(field: Any, data: Any, noise: tuple[float, ...], seed: int) -> dict[str, float]:
     x, y = held_out(data)
     low, high = data.encoding or (0.0, 1.0)

@@ -43,6 +43,7 @@ from snode.cli.samples import (
     TOYS,
     Source,
     accuracy_rows,
+    check_noise,
     class_names,
     final_numbers,
     load_data,
@@ -226,6 +227,7 @@ def _train(
     training_data, target = data, None
     if options.read_out and not data.n_classes:
         training_data, target = scaled_targets(data)
+    check_noise(options.noise, data)
     rng = np.random.default_rng(options.seed)
     field = _first_field(options, data, rng)
     cost = snode.Cost(

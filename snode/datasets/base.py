@@ -12,6 +12,7 @@ from snode.backend import Array, array_namespace, is_array, own_error_state, pla
 from snode.copying import Portable
 from snode.datasets.classnames import match_names
 from snode.datasets.encoding import AS_IS, check_encoding, decode
+from snode.seeds import as_generator
 
 __all__ = ["Dataset", "train_test_split"]
 
@@ -302,7 +303,7 @@ def _split_columns(
             f"{m - m_test} training samples; both must be at least 1"
         )
     xp = array_namespace(x, y)
-    order = np.random.default_rng(rng).permutation(m)
+    order = as_generator(rng).permutation(m)
     if stratified:
         order = _classes_in_turn(order, to_host(y), m_test)
     test, train = xp.asarray(order[:m_test]), xp.asarray(order[m_test:])

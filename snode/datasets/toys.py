@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from snode.backend import Array, creator_namespace, own_error_state
 from snode.datasets.encoding import check_float_dtype
+from snode.seeds import as_generator
 
 __all__ = ["annulus", "broken_annulus", "spirals", "swiss_roll", "two_moons"]
 
@@ -68,7 +69,7 @@ def two_moons(
     ((2, 5), array([0, 1, 0, 1, 0]))
     """
     y = _labels(n_samples, 2)
-    rng = np.random.default_rng(rng)
+    rng = as_generator(rng)
     t = np.pi * rng.random(y.size)
     upper = np.stack([np.cos(t), np.sin(t)])
     lower = np.stack([1.0 - np.cos(t), 0.5 - np.sin(t)])
@@ -131,7 +132,7 @@ def spirals(
     if not 0.0 < inner_radius < 1.0:
         raise ValueError(f"inner_radius must be between 0 and 1; got {inner_radius!r}")
     y = _labels(n_samples, n_classes)
-    rng = np.random.default_rng(rng)
+    rng = as_generator(rng)
     s = rng.random(y.size)
     radius = inner_radius + (1.0 - inner_radius) * s
     angle = 2.0 * np.pi * (turns * s + y / n_classes)
@@ -193,7 +194,7 @@ def annulus(
     (True, True)
     """
     y = _labels(n_samples, 2)
-    rng = np.random.default_rng(rng)
+    rng = as_generator(rng)
     radius = _disk_and_ring(y, disk_radius, ring, rng)
     angle = 2.0 * np.pi * rng.random(y.size)
     return _finish(_polar(radius, angle), y, noise, rng, dtype)
@@ -264,7 +265,7 @@ def broken_annulus(
     if not math.isfinite(gap_direction):
         raise ValueError(f"gap_direction must be a finite angle; got {gap_direction!r}")
     y = _labels(n_samples, 2)
-    rng = np.random.default_rng(rng)
+    rng = as_generator(rng)
     radius = _disk_and_ring(y, disk_radius, ring, rng)
     cut = np.where(y == 1, gap, 0.0)
     angle = gap_direction + cut / 2 + (2.0 * np.pi - cut) * rng.random(y.size)
@@ -338,7 +339,7 @@ def swiss_roll(
             f"got {offset!r}"
         )
     y = _labels(n_samples, 2)
-    rng = np.random.default_rng(rng)
+    rng = as_generator(rng)
     s = rng.random(y.size)
     return _finish(_polar(s + offset * y, 2.0 * np.pi * turns * s), y, noise, rng, dtype)
 

@@ -139,3 +139,19 @@ def read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def check_scale(scale: Any) -> None:
+    """Raise unless `scale` can be a standard deviation of drawn weights."""
+    if isinstance(scale, bool | str) or np.ndim(scale) or not np.isrealobj(scale):
+        raise TypeError(f"scale must be a number; got {scale!r}")
+    if not (np.isfinite(scale) and scale >= 0):
+        raise ValueError(f"scale must be finite and >= 0; got {scale!r}")
+
+
+def check_drawn(values: np.ndarray[Any, Any], scale: float) -> None:
+    """Raise ValueError if drawn weights have overflowed."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"scale must be so small that the weights are finite as {values.dtype}; got {scale!r}"
+        )

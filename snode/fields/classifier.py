@@ -10,7 +10,15 @@ import numpy as np
 
 from snode.backend import Array, array_namespace, is_array
 from snode.copying import Portable
-from snode.fields.base import Linearization, Parameters, is_shareable, read_only
+from snode.fields.base import (
+    Linearization,
+    Parameters,
+    check_drawn,
+    check_scale,
+    is_shareable,
+    read_only,
+)
+from snode.seeds import as_generator
 
 __all__ = ["Classifier"]
 
@@ -106,14 +114,16 @@ class Classifier(Portable):
         """
         if int(n_classes) != n_classes or n_classes < 1:
             raise ValueError(f"n_classes must be a positive integer; got {n_classes!r}")
-        if scale is not None and not (np.isfinite(scale) and scale >= 0):
-            raise ValueError(f"scale must be finite and >= 0; got {scale!r}")
+        if scale is not None:
+            check_scale(scale)
         _check_field(field)
         scale = field.n**-0.5 if scale is None else scale
-        draws = np.random.default_rng(rng).standard_normal((int(n_classes), field.n)) * scale
+        draws = as_generator(rng).standard_normal((int(n_classes), field.n))
         arrays = list(field.parameters.values())
         xp, dtype = array_namespace(*arrays), arrays[0].dtype if arrays else np.dtype("float64")
-        V, c = draws.astype(dtype), np.zeros(int(n_classes), dtype)
+        with np.errstate(over="ignore"):
+            V, c = (draws * scale).astype(dtype), np.zeros(int(n_classes), dtype)
+        check_drawn(V, scale)
         return cls(field, xp.asarray(V), xp.asarray(c))
 
     # --- the contract ---------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import numpy as np
 from snode.backend import Array, array_namespace, creator_namespace, is_array
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
-from snode.fields.base import Parameters, read_only
+from snode.fields.base import Parameters, check_drawn, check_scale, read_only
 from snode.fields.depth import DepthBasis
+from snode.seeds import as_generator
 
 __all__ = ["StandaloneField"]
 
@@ -143,17 +144,21 @@ class StandaloneField(Portable):
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
         if not (np.isfinite(T) and T > 0):
             raise ValueError(f"T must be a positive finite number; got {T!r}")
-        if scale is not None and not (np.isfinite(scale) and scale >= 0):
-            raise ValueError(f"scale must be finite and >= 0; got {scale!r}")
-        rng = np.random.default_rng(rng)
+        if scale is not None:
+            check_scale(scale)
+        rng = as_generator(rng)
         scale = 1.0 / n if scale is None else scale
         basis = DepthBasis(interpolation, n_layers, float(T))
         depths = basis.grid[: basis.size]
         xp = creator_namespace()
 
         def draw(*shape: int) -> Array:
-            values = rng.standard_normal((knots, *shape)) * scale
-            return xp.asarray(_spline_through(values, float(T), depths).astype(dtype))
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = rng.standard_normal((knots, *shape)) * scale
+                check_drawn(values, scale)
+                values = _spline_through(values, float(T), depths).astype(dtype)
+                check_drawn(values, scale)
+            return xp.asarray(values)
 
         W, b = draw(n, n), draw(n)
         return cls(W, b, T, activation=activation, interpolation=interpolation)

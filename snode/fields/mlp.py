@@ -12,7 +12,8 @@ import numpy as np
 from snode.backend import Array, array_namespace, creator_namespace, is_array
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
-from snode.fields.base import Parameters, read_only
+from snode.fields.base import Parameters, check_drawn, check_scale, read_only
+from snode.seeds import as_generator
 
 __all__ = ["MLPField"]
 
@@ -89,19 +90,21 @@ class MLPField(Portable):
     ) -> None:
         self._set_options(activation, time, output_activation, T, n_layers)
         self._widths = _check_widths(widths)
-        if not (np.isfinite(scale) and scale >= 0):
-            raise ValueError(f"scale must be finite and >= 0; got {scale!r}")
+        check_scale(scale)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64; got {dtype!r}")
-        rng = np.random.default_rng(rng)
+        rng = as_generator(rng)
         xp = creator_namespace()
         parameters = {}
         for name, shape in _shapes(self._widths, time).items():
             if name.startswith("W"):
-                values = rng.standard_normal(shape) * (scale / shape[1] ** 0.5)
+                with np.errstate(over="ignore"):
+                    values = rng.standard_normal(shape) * (scale / shape[1] ** 0.5)
+                    values = values.astype(dtype)
+                check_drawn(values, scale)
             else:
-                values = np.zeros(shape)
-            parameters[name] = xp.asarray(values.astype(dtype))
+                values = np.zeros(shape, dtype)
+            parameters[name] = xp.asarray(values)
         self._parameters = _freeze(parameters)
 
     @classmethod

@@ -78,11 +78,14 @@ class Cost:
     def __post_init__(self) -> None:
         weights = {k: getattr(self, k) for k in ("l2", "ce", "output", "decay")}
         for name, value in weights.items():
+            if isinstance(value, bool | str) or np.ndim(value) or not np.isreal(value):
+                raise TypeError(f"{name} must be a number; got {value!r}")
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and >= 0; got {value!r}")
         if not any(weights.values()):
             raise ValueError("at least one of l2, ce, output, decay must be positive")
-        if int(self.n_classes) != self.n_classes or self.n_classes < 2:
+        is_integer = isinstance(self.n_classes, int | np.integer)
+        if isinstance(self.n_classes, bool) or not is_integer or self.n_classes < 2:
             raise ValueError(f"n_classes must be an integer >= 2; got {self.n_classes!r}")
 
     def at(self, field: Any, y: Array) -> TerminalCost:
@@ -368,6 +371,21 @@ def one_hot(labels: Array, n: int, dtype: Any) -> Array:
     out = xp.zeros((n, labels.shape[0]), dtype=dtype)
     out[labels, xp.arange(labels.shape[0])] = 1
     return out
+
+
+def check_cost(cost: Any) -> None:
+    """Raise TypeError unless `cost` is a `Cost`; one of a subclass is."""
+    if isinstance(cost, Cost):
+        return
+    got = cost.__name__ if isinstance(cost, type) else type(cost).__name__
+    hint = ". A loss of your own is a subclass of Cost: see 'A loss' in 'Adding your own'"
+    if cost is Cost:
+        hint = ", the class: use snode.Cost(...)"
+    elif isinstance(cost, str):
+        hint = ""
+    raise TypeError(
+        f"cost must be a snode.Cost, such as snode.Cost(l2=0, ce=1, n_classes=3); got {got}{hint}"
+    )
 
 
 def check_targets(y: Array, n: int, m: int | None = None, name: str = "y") -> None:

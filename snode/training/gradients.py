@@ -13,7 +13,7 @@ from snode.fields.base import outputs, outputs_jvp, outputs_vjp
 from snode.labels import check_order, check_plain
 from snode.ode.problems import Solver, adjoint_of, as_solver, check_state, sensitivity_of
 from snode.results import OdeSolution
-from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
+from snode.training.costs import Cost, LineModel, TerminalCost, check_cost, parameter_line
 from snode.training.innerproducts import InnerProduct, as_inner_product, pair_number
 
 __all__ = ["Dots", "FieldProblem", "gradient"]
@@ -43,8 +43,10 @@ def gradient(
     y : integer array (m,) or array (n, m)
         Labels or targets; see `Cost`.
     cost : Cost
-    inner : {"l2", "h1"} or InnerProduct, optional
-        The metric. In L2 the gradient is the density E'(t) of eqs. (6) and (7).
+    inner : {"l2", "h1", "euclidean"} or InnerProduct, optional
+        The metric. The default is L2: the gradient is the density E'(t) of eqs. (6) and (7), which
+        for weights constant on cells is the array of partial derivatives divided by the length of a
+        cell. ``inner="euclidean"`` returns the partial derivatives themselves.
     solver : str or Solver, optional
         How the direct problem is solved: the name of a method of `solve_direct`, or a `Solver`
         with tolerances. The gradient is the exact one of the numbers it computes.
@@ -75,6 +77,21 @@ def gradient(
     >>> value, g = snode.gradient(field, x, y, snode.Cost(n_classes=3))
     >>> g["W"].shape
     (10, 3, 3)
+
+    Partial derivatives, one of them beside a central difference:
+
+    >>> cost = snode.Cost(n_classes=3)
+    >>> value, partials = snode.gradient(field, x, y, cost, inner="euclidean")
+    >>> def value_with(w):
+    ...     W = field.W.copy()
+    ...     W[4, 0, 1] = w
+    ...     return snode.gradient(field.with_parameters(W=W), x, y, cost)[0]
+    >>> w, h = field.W[4, 0, 1], 1e-5
+    >>> difference = (value_with(w + h) - value_with(w - h)) / (2 * h)
+    >>> bool(np.isclose(partials["W"][4, 0, 1], difference, rtol=1e-7))
+    True
+    >>> bool(np.allclose(g["W"] * 0.1, partials["W"], rtol=1e-12))  # cells of length 0.1
+    True
     """
     value, partials = value_and_partials(field, x, y, cost, as_solver(solver))
     return value, as_inner_product(inner, field).riesz(partials)
@@ -84,6 +101,7 @@ def value_and_partials(
     field: Any, x: Array, y: Array, cost: Cost, solver: Solver = EULER
 ) -> tuple[float, dict[str, Array]]:
     """Return the cost and its Euclidean partial derivatives."""
+    check_cost(cost)
     check_data(field, x, y)
     terminal = cost.at(field, y)
     sol = solver.solve(field, x)

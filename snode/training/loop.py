@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -25,17 +24,19 @@ from snode.fields.base import n_outputs
 from snode.interrupts import StopFlag, stop_on_signals
 from snode.io import load_arrays, save_arrays
 from snode.labels import check_labels, check_plain
-from snode.ode.problems import Solver, as_solver, check_choice, check_state
+from snode.ode.problems import Solver, as_solver, check_state
 from snode.predict import accuracy, check_classes
 from snode.progress import Callback, bar, check_callback, tell
 from snode.results import IntegrationError, ModelFormatError, NcgResult, Status, TrainResult
+from snode.seeds import as_generator
 from snode.threads import check_threads, thread_limit
 from snode.training.advice import advise_after, advise_before, announce
-from snode.training.costs import Cost, check_targets, default_cost
+from snode.training.costs import Cost, check_cost, check_targets, default_cost
 from snode.training.distributed import DistributedProblem, Team
-from snode.training.firstorder import FIRST_ORDER, FirstOrderOptimizer
+from snode.training.firstorder import FirstOrderOptimizer
 from snode.training.gradients import EULER, check_data
 from snode.training.hotpath import Workspace, check_block_size
+from snode.training.identity import data_identity, field_identity
 from snode.training.innerproducts import InnerProduct, as_inner_product
 from snode.training.ncg import (
     CG_RULES,
@@ -45,6 +46,7 @@ from snode.training.ncg import (
     minimize,
     released,
 )
+from snode.training.options import CHECKPOINT, Options, check_checkpoint, check_evaluations
 from snode.training.restored import (
     count_from,
     generator_from_text,
@@ -58,8 +60,8 @@ __all__ = ["TrainState", "train"]
 
 _log = logging.getLogger("snode")
 
-METHODS = ("ncg", *FIRST_ORDER)
 MAX_SKIPPED = 10
+FORMAT = 2  # of the checkpoints; 1 had a checksum of some of the data only
 HISTORY = ("epoch", "cost", "cost_after", "step", "grad_norm", "capped", "restarted")
 EVALUATIONS = ("epoch", "train_accuracy", "test_accuracy")
 
@@ -214,8 +216,10 @@ def train(
     ------
     ValueError, TypeError
         If an argument does not fit; names the argument.
+    FileNotFoundError, IsADirectoryError, FileExistsError, PermissionError, OSError
+        If no checkpoint can be written at the path, or another file is there; before training.
     ModelFormatError
-        If the checkpoint is damaged or belongs to another run.
+        If the checkpoint is damaged, belongs to another run or was written by an older snode.
     ImportError
         If there is an executor and the extra is not installed.
     TimeoutError, ConnectionError
@@ -235,7 +239,8 @@ def train(
     and SIGHUP do the same. A checkpoint that cannot be written (a full disk) does not end the run:
     a warning in the log names the file, the last checkpoint stays, and if the one at the end fails,
     ``result.message`` says so. A minibatch whose cost is not
-    finite at its start is skipped and counted in the message.
+    finite at its start is skipped and counted in the message. Ten in a row end the run, and one
+    that skipped all has changed nothing: the status of both is NONFINITE_RHS, no success.
 
     References
     ----------
@@ -253,6 +258,13 @@ def train(
     split = as_split(data)
     if cost is None:
         cost = default_cost(field, split.n_classes)
+    check_cost(cost)
+    check_callback(callback)
+    if not isinstance(progress, bool):
+        check_callback(progress)
+    check_evaluations(eval_every, eval_samples)
+    check_checkpoint(checkpoint, resume)
+    rng = as_generator(rng)
     team = None
     if executor is not None:
         if array_namespace(split.x) is not np:
@@ -261,28 +273,16 @@ def train(
             raise ValueError("block_size must be None with an executor; its workers choose it")
         team = Team(executor, threads)
         threads = team.threads
-    options = _Options(
-        method=method, rule=rule, epochs=float(epochs), batch_size=batch_size, n_iter=n_iter,
-        learning_rate=learning_rate, restart=bool(restart), threads=check_threads(threads),
+    options = Options(
+        method=method, rule=rule, epochs=epochs, batch_size=batch_size, n_iter=n_iter,
+        learning_rate=learning_rate, restart=restart, threads=check_threads(threads),
         solver=as_solver(solver), block_size=check_block_size(block_size),
     )  # fmt: skip
-    options.check()
-    check_callback(callback)
-    if not isinstance(progress, bool):
-        check_callback(progress)
-    if eval_every is not None and not eval_every > 0:
-        raise ValueError(f"eval_every must be positive or None; got {eval_every!r}")
-    if eval_samples is not None and eval_samples < 1:
-        raise ValueError(f"eval_samples must be positive or None; got {eval_samples!r}")
     check_split(field, split, cost)
     if inner is None:
         inner = "l2" if method == "ncg" else "euclidean"
     run = _Training(field, split, cost, options, as_inner_product(inner, field), rng, team)
     run.eval_every, run.eval_samples = eval_every, eval_samples
-    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
-        raise FileNotFoundError(f"checkpoint: the folder of {checkpoint} does not exist")
-    if resume and checkpoint is None:
-        raise ValueError("checkpoint must be given to resume from it")
     if resume and Path(str(checkpoint)).exists():
         run.restore(Path(str(checkpoint)))
     shown = bar() if progress is True else nullcontext(progress or None)
@@ -299,35 +299,6 @@ def train(
     announce(late)
     warned = "".join(f"; warning: {sentence}" for sentence in [*advice, *late])
     return replace(result, message=result.message + warned)
-
-
-@dataclass(frozen=True)
-class _Options:
-    method: str
-    rule: str
-    epochs: float
-    batch_size: int
-    n_iter: int
-    learning_rate: float | None
-    restart: bool
-    threads: int
-    solver: Solver
-    block_size: int | None = None
-
-    def check(self) -> None:
-        check_choice("method", self.method, METHODS)
-        check_choice("rule", self.rule, tuple(CG_RULES))
-        for name in ("batch_size", "n_iter"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise ValueError(f"epochs must be positive and finite; got {self.epochs!r}")
-        rate = self.learning_rate
-        if self.method == "ncg" and rate is not None:
-            raise ValueError("learning_rate is for the first-order methods; NCG has none")
-        if rate is not None and not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"learning_rate must be positive and finite; got {rate!r}")
 
 
 @dataclass(frozen=True)
@@ -377,14 +348,14 @@ class _Training:
         field: Any,
         split: _Split,
         cost: Cost,
-        options: _Options,
+        options: Options,
         inner: InnerProduct,
-        rng: Any,
+        rng: np.random.Generator,
         team: Team | None = None,
     ) -> None:
         self.field, self.split, self.cost, self.options = field, split, cost, options
         self.inner, self.team = inner, team
-        self.rng = np.random.default_rng(rng)
+        self.rng = rng
         self.eval_every: float | None = None
         self.eval_samples: int | None = None
         self.m = int(split.x.shape[1])
@@ -405,6 +376,7 @@ class _Training:
         self.report: Callback | None = None  # of the progress, also between minibatches
         self.wish = False  # of the report, to stop
         self.interrupted = StopFlag()
+        self.data_identity: dict[str, int] | None = None  # once a run: the data do not change
         self.unwritten = ""  # why there is no checkpoint of now
 
     @property
@@ -437,6 +409,8 @@ class _Training:
                 if self.skipped_in_row >= MAX_SKIPPED:
                     status = Status.NONFINITE_RHS
                     break
+        if status is Status.SUCCESS:
+            status = self._status_of_updates()
         # The closing evaluation is not part of the checkpoint: a longer run resumed from it
         # must be the run that never ended here.
         if checkpoint is not None and written != self.batch:
@@ -522,11 +496,13 @@ class _Training:
         )
         self.field = result.field
         h = result.history
+        # without an iteration the gradient was 0, or no step lowered the cost
+        without_step = 0.0 if result.status is Status.CONVERGED else math.nan
         return {
             "cost": h.cost[0],
             "cost_after": result.fun,
             "step": h.step[-1] if result.nit else math.nan,
-            "grad_norm": h.grad_norm[0] if result.nit else 0.0,
+            "grad_norm": h.grad_norm[0] if result.nit else without_step,
             "capped": int(h.capped.sum()),
             "restarted": int(h.restarted.sum()),
         }
@@ -600,14 +576,16 @@ class _Training:
         message = {
             Status.SUCCESS: f"{self.batch} minibatches done",
             Status.STOPPED: f"stopped after {self.batch} of {self.n_batches} minibatches",
-            Status.NONFINITE_RHS: f"{MAX_SKIPPED} minibatches in a row without a finite cost",
+            Status.NONFINITE_RHS: self._why_no_cost(),
+            Status.NO_DESCENT: f"no update was made: none of {self.batch} minibatches had a finite "
+            "cost and a step that lowers it",
         }[status]
         if status is Status.STOPPED and self.interrupted.name:
             message += f" by {self.interrupted.name}"
         if self.unwritten:
             message += f"; the last checkpoint could not be written ({self.unwritten})"
-        if self.skipped:
-            message += f", {self.skipped} skipped because their cost was not finite"
+        if self.skipped and status is not Status.NONFINITE_RHS:
+            message += f", {self.skipped} of {self.batch} skipped because their cost was not finite"
         return TrainResult(
             self.field,
             {name: np.array(values) for name, values in self.history.items()},
@@ -618,6 +596,26 @@ class _Training:
             self.epoch,
         )
 
+    def _status_of_updates(self) -> Status:
+        """Return whether the run that came to its end has changed anything."""
+        if self.skipped == self.batch:
+            return Status.NONFINITE_RHS
+        rows = zip(self.history["step"], self.history["grad_norm"], strict=True)
+        if all(math.isnan(step) and math.isnan(norm) for step, norm in rows):
+            return Status.NO_DESCENT
+        return Status.SUCCESS
+
+    def _why_no_cost(self) -> str:
+        if self.skipped < self.batch:
+            return (
+                f"{self.skipped} of {self.batch} minibatches had no finite cost, the last "
+                f"{self.skipped_in_row} of them in a row"
+            )
+        return (
+            f"no update was made: none of {self.batch} minibatches had a finite cost; start from "
+            "smaller weights or a smaller T, or take smaller weights in the cost"
+        )
+
     # --- checkpoints ----------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
@@ -625,14 +623,14 @@ class _Training:
         options = {k: v for k, v in asdict(self.options).items() if k not in ("epochs", "solver")}
         if self.options.solver != EULER:
             options["solver"] = repr(self.options.solver)
-        # not the dtype of y: an int32 label file is the same data as an int64 one
-        y = np.ascontiguousarray(to_host(self.split.y)[..., :10_000], dtype=np.float64)
-        x = np.ascontiguousarray(to_host(self.split.x[:, :100]))
+        if self.data_identity is None:
+            split = self.split
+            self.data_identity = data_identity(split.x, split.y, split.x_test, split.y_test)
         identity = options | {
             "inner": [type(self.inner).__name__, self.inner.length],
             "cost": asdict(self.cost),
             "field": field_identity(self.field),
-            "data": [self.m, zlib.crc32(y.tobytes()), zlib.crc32(x.tobytes())],
+            **self.data_identity,
         }
         if self.team is not None:
             identity["parts"] = self.team.parts
@@ -660,13 +658,19 @@ class _Training:
             "memory": [float(v).hex() for v in (self.memory.gg_old, self.memory.gd_old)],
             "rng": generator_to_text(self.rng),
         }
-        save_arrays(path, arrays, {"kind": "snode checkpoint", **header})
+        save_arrays(path, arrays, {"kind": CHECKPOINT, "format": FORMAT, **header})
 
     def restore(self, path: Path) -> None:
         """Continue from a file written by `write`."""
         arrays, header = load_arrays(path)
-        if header.get("kind") != "snode checkpoint":
+        if header.get("kind") != CHECKPOINT:
             raise ModelFormatError(f"{path} is not a checkpoint of a training run")
+        if (found := header.get("format", 1)) != FORMAT:
+            age = "a newer" if isinstance(found, int) and found > FORMAT else "an older"
+            raise ModelFormatError(
+                f"{path} was written by {age} snode, whose checkpoints this one cannot resume: "
+                "begin again without resume, with another checkpoint"
+            )
         if not isinstance(header.get("identity"), dict):
             raise ModelFormatError(f"{path} is damaged: it does not say which run it is of")
         parts = header["identity"].get("parts")
@@ -735,13 +739,3 @@ class _Training:
 def _plain(value: Any) -> Any:
     """Return `value` as JSON will give it back; NumPy numbers become Python's."""
     return json.loads(json.dumps(value, default=lambda number: number.item()))
-
-
-def field_identity(field: Any) -> list[Any]:
-    """Return what, besides its parameters, makes a field the same as another."""
-    # the repr is for people: it rounds T and leaves the activation's parameters out
-    activation = getattr(field, "activation", None)
-    identity = [repr(field), getattr(field, "T", None), getattr(activation, "spec", None)]
-    if hasattr(field, "output_activation"):
-        identity.append(field.output_activation.spec)
-    return identity

@@ -19,8 +19,9 @@ import numpy as np
 from snode.backend import Array, array_namespace, is_on_device, own_error_state
 from snode.copying import Portable
 from snode.ode.problems import Solver, as_solver, check_choice
+from snode.progress import check_callback
 from snode.results import NcgHistory, NcgResult, Status
-from snode.training.costs import Cost, LineModel, default_cost
+from snode.training.costs import Cost, LineModel, check_cost, default_cost
 from snode.training.gradients import EULER, Dots, FieldProblem
 from snode.training.innerproducts import InnerProduct
 
@@ -205,7 +206,7 @@ def ncg(
     cost : Cost, optional
         Default: the squared distance to one-hot targets of 10 classes, or of as many as the field
         has outputs of a read-out.
-    inner : {"l2", "h1"} or InnerProduct, optional
+    inner : {"l2", "h1", "euclidean"} or InnerProduct, optional
         Metric of the gradient; "h1" is the Sobolev gradient with length 1.
     rule : {"FR", "PR+", "FR-PR", "HS", "DY", "SD"}, optional
         Conjugate coefficient.
@@ -264,12 +265,22 @@ def ncg(
     """
     check_choice("rule", rule, tuple(CG_RULES))
     keep = CG_RULES[rule].needs_previous
+    cost = default_cost(field) if cost is None else cost
+    check_cost(cost)
+    check_callback(callback)
+    check_n_iter(n_iter)
     problem = make_problem(
-        field, x, y, cost or default_cost(field), inner, keep, threads,
+        field, x, y, cost, inner, keep, threads,
         solver=as_solver(solver), block_size=block_size,
     )  # fmt: skip
     result = minimize(problem, rule=rule, n_iter=n_iter, callback=callback)
     return replace(result, field=released(problem, result.field))
+
+
+def check_n_iter(n_iter: Any) -> None:
+    """Raise ValueError unless this is a number of iterations."""
+    if isinstance(n_iter, bool) or not isinstance(n_iter, int | np.integer) or n_iter < 1:
+        raise ValueError(f"n_iter must be a positive integer; got {n_iter!r}")
 
 
 def released(problem: Any, field: Any) -> Any:
@@ -324,8 +335,7 @@ def minimize(
     the result may be the problem's own, which another run on it uses again; `ncg` returns others.
     """
     check_choice("rule", rule, tuple(CG_RULES))
-    if int(n_iter) != n_iter or n_iter < 1:
-        raise ValueError(f"n_iter must be a positive integer; got {n_iter!r}")
+    check_n_iter(n_iter)
     with _quiet():
         run = _Run(problem, CG_RULES[rule], memory or Memory())
     status = Status.SUCCESS

@@ -22,11 +22,13 @@ import numpy as np
 from snode.backend import own_error_state, single_threaded_blas, to_host
 from snode.copying import Portable
 from snode.io import load, read_json, replacing, save
+from snode.progress import check_callback
 from snode.results import ModelFormatError, Status
 from snode.threads import check_threads
-from snode.training.costs import Cost, default_cost
+from snode.training.costs import Cost, check_cost, default_cost
 from snode.training.distributed import check_client, submit, wait_for_any, workers_of
-from snode.training.loop import as_split, check_split, field_identity, train
+from snode.training.identity import field_identity
+from snode.training.loop import as_split, check_split, train
 
 __all__ = ["SweepResult", "SweepRow", "sweep"]
 
@@ -197,9 +199,13 @@ def sweep(
     common = {"threads": threads} | options | ({} if cost is None else {"cost": cost})
     _check_options(field, table, common)
     check_threads(threads)
+    check_callback(callback)
+    for chosen in (common, *table):
+        if "cost" in chosen:
+            check_cost(chosen["cost"])
     split = as_split(data)
     if _is_field(field):
-        check_split(field, split, cost or default_cost(field, split.n_classes))
+        check_split(field, split, default_cost(field, split.n_classes) if cost is None else cost)
     if executor is not None:
         check_client(executor)
     jobs = [_Job(run, common | run) for run in table]

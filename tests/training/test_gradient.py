@@ -208,7 +208,7 @@ def test_gradient_vanishes_at_a_fit(make_field):
         ({"x": [[1.0]]}, TypeError, "x must be a NumPy or CuPy array"),
         ({"x": np.full((3, 4), np.nan)}, ValueError, "x must be finite"),
         ({"x": np.ones((3, 4), np.float32)}, ValueError, "x is float32 but the field is float64"),
-        ({"y": [0, 1, 0, 1]}, TypeError, "y must be an array of labels"),
+        ({"y": [0, 1, 0, 1]}, TypeError, "y must be labels .* got list"),
         ({"y": np.zeros(5, int)}, ValueError, r"y must have one entry per column of x \(4\)"),
         ({"y": np.zeros((3, 5))}, ValueError, "y must have one entry per column"),
         ({"y": np.zeros((5, 4))}, ValueError, "y must be integer labels"),

@@ -331,7 +331,10 @@ def test_checkpoint_with_any_generator(run, tmp_path, request, name):
 
     whole = run(rng=generator())
     run(epochs=1, rng=generator(), checkpoint=file)
-    assert_identical(whole, run(rng=generator(), checkpoint=file, resume=True))
+    for rng in (generator(), 0, None):  # the one in the checkpoint counts
+        file_of_one = tmp_path / "copy"
+        file_of_one.write_bytes(file.read_bytes())
+        assert_identical(whole, run(rng=rng, checkpoint=file_of_one, resume=True))
 
 
 @pytest.mark.parametrize(
@@ -389,9 +392,9 @@ def test_a_checkpoint_of_other_data_or_another_field_is_refused(make_field, data
     other = x.copy()
     other[2, 17] += 1e-9
     for change, word in (
-        ({"x": other}, "data"),
-        ({"y": (y + 1) % 3}, "data"),
-        ({"x": x[:, 1:], "y": y[1:]}, "data"),
+        ({"x": other}, "checksum of x"),
+        ({"y": (y + 1) % 3}, "checksum of y"),
+        ({"x": x[:, 1:], "y": y[1:]}, "number of samples"),
         ({"cost": Cost(decay=0.1, n_classes=3)}, "cost"),
         ({"field": make_field(4, 6)}, "field"),
         ({"field": make_field(4, 5, T=2.0)}, "field"),
@@ -400,6 +403,58 @@ def test_a_checkpoint_of_other_data_or_another_field_is_refused(make_field, data
         with pytest.raises(ModelFormatError, match=f"belongs to another run: {word}"):
             resume(**change)
     resume()  # and the right one is not
+
+
+def _changed(array, index):
+    array = array.copy()
+    array[index] = array[index] + 1 if array.dtype.kind == "f" else 1 - array[index]
+    return array
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("x", (1, 399)), ("x", (0, 100)), ("y", 11_000), ("y", -1), ("x_test", (1, 7)), ("y_test", 9)],
+)
+def test_every_entry_of_the_data_is_compared(tmp_path, name, index):
+    x, y = snode.datasets.two_moons(12_000, rng=0)
+    data = {"x": x, "y": y, "x_test": x[:, :10].copy(), "y_test": y[:10].copy()}
+    field = snode.StandaloneField.random(2, 1.0, 3, rng=0)
+    options = {"batch_size": 50, "n_iter": 1, "rng": 0, "threads": 1, "eval_samples": 10}
+    options |= {"checkpoint": tmp_path / "run", "epochs": 0.005}
+
+    def start(data, **more):
+        return snode.train(field, tuple(data.values()), Cost(n_classes=2), **options | more)
+
+    start(data)
+    with pytest.raises(ModelFormatError, match=f"another run: checksum of {name} is"):
+        start(data | {name: _changed(data[name], index)}, resume=True)
+    # the same data in another order in memory, and labels of another dtype
+    same = data | {"x": np.asfortranarray(x), "y": y.astype(np.uint8)}
+    assert start(same, resume=True, epochs=0.01).n_batches == 2
+
+
+def test_changed_targets_and_left_out_tests_are_seen(make_field, data, tmp_path):
+    x, y, *test = data
+    targets = np.eye(4)[:, y]
+    options = {"batch_size": BATCH, "checkpoint": tmp_path / "run", "rng": 0}
+    snode.train(make_field(4, 5), (x, targets), COST, **options)
+    with pytest.raises(ModelFormatError, match="checksum of y is"):
+        snode.train(make_field(4, 5), (x, _changed(targets, (3, 49))), COST, resume=True, **options)
+    with pytest.raises(ModelFormatError, match="checksum of x_test is"):
+        snode.train(make_field(4, 5), (x, targets, test[0], targets[:, :20]), COST,
+                    resume=True, **options)  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "age"), [(None, "an older"), (1, "an older"), (3, "a newer"),
+                                             ("two", "an older")])  # fmt: skip
+def test_checkpoints_of_other_versions_are_refused(run, tmp_path, number, age):
+    file = tmp_path / "run"
+    run(epochs=0.2, checkpoint=file)
+    arrays, header = load_arrays(file)
+    header = {k: v for k, v in header.items() if k != "format"}
+    save_arrays(file, arrays, header if number is None else header | {"format": number})
+    with pytest.raises(ModelFormatError, match=f"written by {age} snode.* begin again without"):
+        run(checkpoint=file, resume=True)
 
 
 @pytest.mark.parametrize("change", ["alpha", "T", "length"])
@@ -579,7 +634,7 @@ def test_a_batch_without_a_finite_cost_is_skipped(make_field, method):
     result = snode.train(field, (x, y), COST, method=method, batch_size=8, epochs=2, rng=0)
     skipped = np.isnan(result.history["cost"])
     assert skipped.sum() == 2  # once an epoch
-    assert "2 skipped because their cost was not finite" in result.message
+    assert "2 of 10 skipped because their cost was not finite" in result.message
     assert np.isfinite(result.field.W).all()
     assert (result.history["cost_after"] <= result.history["cost"])[~skipped].all() or (
         method == "sgd"
@@ -595,6 +650,54 @@ def test_ten_bad_batches_in_a_row_end_the_run(make_field, method):
     assert not result.success
     assert result.n_batches == 10
     assert np.array_equal(result.field.W, field.W)
+
+
+BAD = {
+    "cost": lambda m: ({"activation": "relu"}, np.full((3, m), 1e200)),
+    "weights": lambda m: ({"activation": "relu", "scale": 1e160}, np.ones((3, m))),
+}
+
+
+@pytest.mark.parametrize("method", ["ncg", "sgd", "adam"])
+@pytest.mark.parametrize("batches", [1, 3, 9])
+@pytest.mark.parametrize("bad", list(BAD))
+def test_a_run_that_skipped_all_is_no_success(make_field, method, batches, bad):
+    options, x = BAD[bad](8 * batches)
+    field, y = make_field(3, 5, **options), np.arange(8 * batches) % 3
+    result = snode.train(field, (x, y), COST, method=method, batch_size=8, rng=0)
+    assert (result.status, result.success) == (Status.NONFINITE_RHS, False)
+    assert f"no update was made: none of {batches} minibatches had a finite cost" in result.message
+    assert result.n_batches == batches
+    assert np.array_equal(result.field.W, field.W)
+
+
+def test_a_skipped_run_stays_failed_when_it_is_resumed(make_field, tmp_path):
+    x, y = np.full((3, 24), 1e200), np.arange(24) % 3
+    options = {"batch_size": 8, "checkpoint": tmp_path / "run", "rng": 0}
+    for epochs, resume in ((1, False), (1, True), (2, True)):
+        result = snode.train(make_field(3, 5, activation="relu"), (x, y), COST, epochs=epochs,
+                             resume=resume, **options)  # fmt: skip
+        assert result.status is Status.NONFINITE_RHS, (epochs, resume)
+
+
+@pytest.mark.parametrize("l2", [1e200, 1e300])
+def test_a_run_whose_gradients_overflow_is_no_success(make_field, l2):
+    # each cost is finite, so nothing is skipped, but no step can be made
+    x, y = np.zeros((3, 24)), np.arange(24) % 3
+    field = make_field(3, 5, scale=0.1)
+    result = snode.train(field, (x, y), Cost(l2=l2, n_classes=3), batch_size=8, rng=0)
+    assert (result.status, result.success) == (Status.NO_DESCENT, False)
+    assert "no update was made" in result.message
+    assert np.array_equal(result.field.W, field.W)
+    assert np.isnan(result.history["grad_norm"]).all()  # not 0, which would say converged
+
+
+def test_a_start_that_is_the_minimum_is_a_success():
+    field = snode.StandaloneField(np.zeros((5, 3, 3)), np.zeros((5, 3)), 1.0, activation="relu")
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 24))  # x(T) = x
+    result = snode.train(field, (x, x.copy()), COST, batch_size=8, rng=0, threads=1)
+    assert (result.status, result.message) == (Status.SUCCESS, "3 minibatches done")
+    assert np.array_equal(result.history["grad_norm"], np.zeros(3))
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -617,12 +720,35 @@ def test_ten_bad_batches_in_a_row_end_the_run(make_field, method):
         ({"learning_rate": 0.1}, ValueError, "learning_rate is for the first-order methods"),
         ({"method": "sgd", "learning_rate": 0}, ValueError, "learning_rate must be positive"),
         ({"method": "sgd", "learning_rate": math.nan}, ValueError, "learning_rate must be"),
-        ({"threads": 0}, ValueError, "threads must be a positive integer or None"),
+        ({"threads": 0}, ValueError, "threads must be an integer in 1..4096, or None; got 0"),
         ({"n_iter": math.nan}, ValueError, "n_iter must be a positive integer"),
-        ({"eval_every": math.nan}, ValueError, "eval_every must be positive or None"),
-        ({"eval_every": -1.0}, ValueError, "eval_every must be positive or None"),
-        ({"eval_samples": 0}, ValueError, "eval_samples must be positive or None"),
+        ({"eval_every": math.nan}, ValueError, "eval_every must be positive and finite, or None"),
+        ({"eval_every": -1.0}, ValueError, "eval_every must be positive and finite, or None"),
+        ({"eval_samples": 0}, ValueError, "eval_samples must be a positive integer or None"),
         ({"resume": True}, ValueError, "checkpoint must be given"),
+        ({"resume": "no"}, TypeError, "resume must be True or False; got 'no'"),
+        ({"restart": "no"}, TypeError, "restart must be True or False; got 'no'"),
+        ({"restart": 2}, TypeError, "restart must be True or False; got 2"),
+        ({"epochs": 1e308}, ValueError, "epochs must be at most"),
+        ({"epochs": 10**400}, ValueError, "epochs must be"),
+        ({"epochs": "2"}, TypeError, "epochs must be a number; got '2'"),
+        ({"epochs": None}, TypeError, "epochs must be a number; got None"),
+        ({"epochs": True}, TypeError, "epochs must be a number; got True"),
+        ({"batch_size": True}, ValueError, "batch_size must be a positive integer; got True"),
+        ({"batch_size": "8"}, ValueError, "batch_size must be a positive integer; got '8'"),
+        ({"n_iter": True}, ValueError, "n_iter must be a positive integer; got True"),
+        ({"n_iter": None}, ValueError, "n_iter must be a positive integer; got None"),
+        ({"learning_rate": "1", "method": "sgd"}, TypeError, "learning_rate must be a number"),
+        ({"eval_every": math.inf}, ValueError, "eval_every must be positive and finite"),
+        ({"eval_every": "1"}, ValueError, "eval_every must be positive and finite"),
+        ({"eval_samples": 1.5}, ValueError, "eval_samples must be a positive integer or None"),
+        ({"eval_samples": "9"}, ValueError, "eval_samples must be a positive integer or None"),
+        ({"eval_samples": True}, ValueError, "eval_samples must be a positive integer or None"),
+        ({"callback": 5}, TypeError, "callback must be a function"),
+        ({"progress": 5}, TypeError, "callback must be a function"),
+        ({"rng": "abc"}, TypeError, "rng must be a seed .* got 'abc'"),
+        ({"rng": -1}, ValueError, "rng must be a seed .* got -1"),
+        ({"rng": 1.5}, TypeError, "rng must be a seed .* got 1.5"),
     ],
 )
 def test_options_are_named(run, change, error, message):
@@ -636,7 +762,11 @@ def test_options_are_named(run, change, error, message):
         (lambda x, y: None, TypeError, "data must be a Dataset"),
         (lambda x, y: (x,), TypeError, "data must be a Dataset"),
         (lambda x, y: (x, y, x), TypeError, "data must be a Dataset"),
-        (lambda x, y: (x, y.tolist()), TypeError, "y is not an array"),
+        (
+            lambda x, y: (x, y.tolist()),
+            TypeError,
+            r"y must be labels .* got list: use numpy.asarray\(y\)",
+        ),
         (lambda x, y: (x.T, y), ValueError, "x must have shape"),
         (lambda x, y: (x.astype(np.float32), y), ValueError, "x is float32 but the field"),
         (lambda x, y: (x, y.astype(float)), ValueError, "y must be integer labels"),
@@ -669,7 +799,7 @@ def _nan_late(x):
         (lambda x, y, xt, yt: (x, y, xt.astype(np.float32), yt), "x_test is float32"),
         (lambda x, y, xt, yt: (x, y, xt, None), "x_test and y_test must both be arrays"),
         (lambda x, y, xt, yt: (x, y, None, yt), "x_test and y_test must both be arrays"),
-        (lambda x, y, xt, yt: (x, y, xt, yt.tolist()), "x_test and y_test must both be arrays"),
+        (lambda x, y, xt, yt: (x, y, xt, yt.tolist()), "y_test must be labels .* got list"),
     ],
 )
 def test_data_are_named_before_the_first_batch(make_field, data, make, message):
@@ -679,9 +809,84 @@ def test_data_are_named_before_the_first_batch(make_field, data, make, message):
     assert not calls
 
 
-def test_a_folder_that_does_not_exist(run, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        run(epochs=0.2, checkpoint=tmp_path / "no" / "run.safetensors")
+def _write_protected(folder):
+    file = folder / "protected"
+    file.write_bytes(b"")
+    file.chmod(0o444)
+    return file
+
+
+def _link(folder, target):
+    link = folder / "link"
+    link.symlink_to(target)
+    return link
+
+
+def _file(folder, content):
+    file = folder / "file"
+    file.write_bytes(content)
+    return file
+
+
+def _model(folder):
+    snode.save(folder / "model", snode.StandaloneField.random(2, 1.0, 3, rng=0))
+    return folder / "model"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda d: d / "no" / "run", FileNotFoundError, "folder .*no does not exist"),
+        (lambda d: _file(d, b"") / "run", FileNotFoundError, "does not exist"),
+        (lambda d: d, IsADirectoryError, "is a folder"),
+        (lambda d: ".", IsADirectoryError, "is a folder"),
+        (lambda d: "", ValueError, "must be the path of a file; got an empty one"),
+        (lambda d: str(d / "a\0b"), ValueError, "must be the path of a file.* null"),
+        (lambda d: d / ("x" * 300), OSError, "File name too long"),
+        (lambda d: d / ("x" * 250), OSError, "File name too long"),  # with that of the writer
+        (_write_protected, PermissionError, "write-protected"),
+        (lambda d: _link(d, _write_protected(d)), PermissionError, "write-protected"),
+        (lambda d: _link(d, d / "no" / "run"), FileNotFoundError, "does not exist"),
+        (lambda d: _link(d, d / "link"), OSError, "loop"),
+        (lambda d: _file(d, b"year,price\n2020,1\n"), FileExistsError, "not overwritten"),
+        (_model, FileExistsError, "is not a checkpoint of snode"),
+        (lambda d: 5, TypeError, "checkpoint must be a path or None; got 5"),
+        (lambda d: b"run", TypeError, "checkpoint must be a path or None"),
+    ],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_bad_checkpoint_paths_are_found_before_the_first_batch(
+    run, tmp_path, make, error, message, resume
+):
+    path = make(tmp_path)
+    if resume and error is FileExistsError:
+        error, message = ModelFormatError, "file|model"
+    seen, before = [], sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=message) as caught:
+        run(epochs=0.2, checkpoint=path, resume=resume, callback=seen.append)
+    assert not seen
+    assert (
+        error is ModelFormatError
+        or str(caught.value).startswith("checkpoint ")
+        or "checkpoint:" in str(caught.value)
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a folder that lets nobody write")
+def test_a_folder_that_lets_nobody_write(run):
+    seen = []
+    with pytest.raises(OSError, match="checkpoint cannot be written: /proc/self/run"):
+        run(epochs=0.2, checkpoint="/proc/self/run", callback=seen.append)
+    assert not seen
+
+
+def test_checkpoints_of_ours_and_empty_files_are_overwritten(run, tmp_path):
+    file = _file(tmp_path, b"")
+    run(epochs=0.2, checkpoint=file)
+    first = load_arrays(file)[1]["batch"]
+    run(epochs=0.5, checkpoint=file)
+    assert (first, load_arrays(file)[1]["batch"]) == (1, 4)
 
 
 def test_minibatches_in_blocks():

@@ -507,9 +507,9 @@ def test_a_step_far_beyond_the_linearisation_does_not_end_the_run():
         ({"inner": None}, TypeError, "inner must be"),
         ({"n_iter": 0}, ValueError, "n_iter must be a positive integer; got 0"),
         ({"n_iter": 1.5}, ValueError, r"n_iter must be a positive integer; got 1\.5"),
-        ({"threads": 0}, ValueError, "threads must be a positive integer or None; got 0"),
-        ({"threads": -2}, ValueError, "threads must be a positive integer or None"),
-        ({"threads": 1.5}, ValueError, "threads must be a positive integer or None"),
+        ({"threads": 0}, ValueError, "threads must be an integer in 1..4096, or None; got 0"),
+        ({"threads": -2}, ValueError, "threads must be an integer in 1..4096, or None"),
+        ({"threads": 1.5}, ValueError, "threads must be an integer in 1..4096, or None"),
     ],
 )
 def test_options_are_checked(make_field, batch, options, error, message):
@@ -525,7 +525,7 @@ def test_options_are_checked(make_field, batch, options, error, message):
         (np.ones((4, 9), np.float32), np.zeros(9, int), ValueError, "x is float32 but the field"),
         (np.full((4, 9), np.inf), np.zeros(9, int), ValueError, "x must be finite"),
         (np.ones((4, 9)), np.zeros(8, int), ValueError, "y must have one entry per column"),
-        (np.ones((4, 9)), [0] * 9, TypeError, "y must be an array"),
+        (np.ones((4, 9)), [0] * 9, TypeError, "y must be labels .* got list"),
         (np.ones((4, 9)), np.full(9, 3), ValueError, r"y must hold labels 0\.\.2"),
         (np.ones((4, 9)), np.ones((4, 9)), ValueError, "y must be integer labels .* when ce > 0"),
     ],
