@@ -36,7 +36,8 @@ def announce(advice: Iterable[str]) -> None:
 def advise_before(field: Any, x: Array, y: Array, cost: Cost) -> list[str]:
     """Return what is wrong with the data for this field, before anything is computed."""
     x, y = to_host(x[:, :_SAMPLES]), to_host(y[..., :_SAMPLES])
-    return [s for s in (_out_of_reach(field, x, y, cost), _different_scales(x)) if s]
+    with np.errstate(over="ignore", invalid="ignore"):  # huge data are told of by their cost
+        return [s for s in (_out_of_reach(field, x, y, cost), _different_scales(x)) if s]
 
 
 def _out_of_reach(field: Any, x: Array, y: Array, cost: Cost) -> str:

@@ -658,6 +658,7 @@ BAD = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::snode.results.TrainingWarning")
 @pytest.mark.parametrize("method", ["ncg", "sgd", "adam"])
 @pytest.mark.parametrize("batches", [1, 3, 9])
 @pytest.mark.parametrize("bad", list(BAD))
@@ -680,6 +681,7 @@ def test_a_skipped_run_stays_failed_when_it_is_resumed(make_field, tmp_path):
         assert result.status is Status.NONFINITE_RHS, (epochs, resume)
 
 
+@pytest.mark.filterwarnings("ignore::snode.results.TrainingWarning")
 @pytest.mark.parametrize("l2", [1e200, 1e300])
 def test_a_run_whose_gradients_overflow_is_no_success(make_field, l2):
     # each cost is finite, so nothing is skipped, but no step can be made
