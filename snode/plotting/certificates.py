@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import to_host
+from snode.backend import own_error_state, to_host
 from snode.plotting.canvas import COLOURS, axes_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
 _KIND = {"flow": "flow", "euler": "explicit Euler"}
 
 
+@own_error_state
 def plot_success(result: Any, ax: Any = None, *, norm: str = "2", label: str = "") -> Any:
     """Plot the share of fooled samples against the size of the perturbation.
 
@@ -63,6 +64,7 @@ def plot_success(result: Any, ax: Any = None, *, norm: str = "2", label: str = "
     return ax
 
 
+@own_error_state
 def plot_propagation(result: Any, ax: Any = None) -> Any:
     """Plot the predicted and the measured size of a perturbation along depth.
 
@@ -106,6 +108,7 @@ def plot_propagation(result: Any, ax: Any = None) -> Any:
     return ax
 
 
+@own_error_state
 def plot_trajectory_gap(result: Any, ax: Any = None, *, n_curves: int = 30) -> Any:
     """Plot the distance of pairs of trajectories along depth, below its certified bound.
 
@@ -154,6 +157,7 @@ def plot_trajectory_gap(result: Any, ax: Any = None, *, n_curves: int = 30) -> A
     return ax
 
 
+@own_error_state
 def plot_growth(result: Any, ax: Any = None) -> Any:
     """Plot the bounds of the rate at which trajectories part, along depth.
 
@@ -199,6 +203,7 @@ def plot_growth(result: Any, ax: Any = None) -> Any:
     return ax
 
 
+@own_error_state
 def plot_certified(result: Any, ax: Any = None, *, attack: Any = None) -> Any:
     """Plot the certified accuracy against the size of the perturbation.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, to_host
+from snode.backend import Array, own_error_state, to_host
 from snode.ode.ivp import ode45
 from snode.plotting.canvas import CLASS_COLOURS, axes_of, check_points, check_range
 from snode.results import IntegrationError
@@ -15,6 +15,7 @@ from snode.results import IntegrationError
 __all__ = ["plot_phase_portrait", "plot_solution", "plot_vector_field"]
 
 
+@own_error_state
 def plot_vector_field(
     f: Any,
     ax: Any = None,
@@ -70,6 +71,7 @@ def plot_vector_field(
     return _plane(ax, xlim, ylim, f"Vector field at t = {t:g}")
 
 
+@own_error_state
 def plot_phase_portrait(
     f: Any,
     ax: Any = None,
@@ -137,6 +139,7 @@ def plot_phase_portrait(
     return _plane(ax, xlim, ylim, f"Phase portrait at t = {t:g}")
 
 
+@own_error_state
 def plot_solution(
     sol: Any,
     ax: Any = None,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, is_array, to_host
+from snode.backend import Array, is_array, own_error_state, to_host
 from snode.plotting.canvas import COLOURS, axes_of, check_points
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@own_error_state
 def plot_history(result: Any, ax: Any = None) -> Any:
     """Plot how the cost fell in a run of `train` or `ncg`.
 
@@ -62,6 +63,7 @@ def plot_history(result: Any, ax: Any = None) -> Any:
     return ax
 
 
+@own_error_state
 def plot_images(
     images: Array,
     ax: Any = None,
@@ -135,6 +137,7 @@ def plot_images(
     return ax
 
 
+@own_error_state
 def plot_cost(history: Mapping[str, Array], ax: Any = None) -> Any:
     """Plot the cost of every minibatch before and after its iterations, against epochs.
 
@@ -159,6 +162,7 @@ def plot_cost(history: Mapping[str, Array], ax: Any = None) -> Any:
     return ax
 
 
+@own_error_state
 def plot_accuracy(evaluations: Mapping[str, Array], ax: Any = None) -> Any:
     """Plot training and test accuracy against epochs.
 
@@ -197,6 +201,7 @@ def plot_accuracy(evaluations: Mapping[str, Array], ax: Any = None) -> Any:
     return ax
 
 
+@own_error_state
 def plot_weights(field: Any, ax: Any = None, *, n_curves: int = 6) -> Any:
     """Plot the entries of W that vary most, as functions of depth.
 
@@ -248,6 +253,7 @@ def plot_weights(field: Any, ax: Any = None, *, n_curves: int = 6) -> Any:
     return ax
 
 
+@own_error_state
 def plot_confusion(counts: Array, ax: Any = None, *, classes: Sequence[Any] | None = None) -> Any:
     """Show confusion counts; rows are true classes, columns predictions.
 
@@ -302,6 +308,7 @@ def plot_confusion(counts: Array, ax: Any = None, *, classes: Sequence[Any] | No
     return ax
 
 
+@own_error_state
 def plot_digits(
     images: Array, titles: Sequence[str], axes: Sequence[Any], shape: tuple[int, int]
 ) -> None:

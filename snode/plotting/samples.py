@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, to_host
+from snode.backend import Array, own_error_state, to_host
 from snode.ode.problems import Solver, as_solver, solve_direct
 from snode.plotting.canvas import (
     at_most,
@@ -27,6 +27,7 @@ RESOLUTION = 200
 """Points in each direction of the plane that are classified."""
 
 
+@own_error_state
 def plot_decision_regions(
     field: Any,
     x: Array,
@@ -111,6 +112,7 @@ def plot_decision_regions(
     return ax
 
 
+@own_error_state
 def plot_trajectories(
     field: Any,
     x: Array,
@@ -181,6 +183,7 @@ def plot_trajectories(
     return ax
 
 
+@own_error_state
 def animate_trajectories(
     field: Any,
     x: Array,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, to_host
+from snode.backend import Array, own_error_state, to_host
 from snode.fields.base import outputs
 from snode.ode.problems import solve_direct
 from snode.plotting.canvas import COLOURS, axes_of, new_figure
@@ -18,6 +18,7 @@ from snode.predict import confusion, predict
 __all__ = ["plot_adversarial", "plot_classes", "plot_depth", "training_report"]
 
 
+@own_error_state
 def plot_depth(field: Any, x: Array, y: Array, ax: Any = None, *, n_classes: int = 10) -> Any:
     """Plot how well the state at depth t tells the classes apart, if one read it there.
 
@@ -56,6 +57,7 @@ def plot_depth(field: Any, x: Array, y: Array, ax: Any = None, *, n_classes: int
     return ax
 
 
+@own_error_state
 def plot_classes(
     x: Array, y: Array, ax: Any = None, *, classes: Sequence[Any] | None = None, title: str = ""
 ) -> Any:
@@ -228,6 +230,7 @@ def _misclassified(
     plot_digits(data.decode(to_host(x)[:, wrong]), titles, axes, data.image_shape)
 
 
+@own_error_state
 def plot_adversarial(result: Any, x: Array, data: Any, ax: Any = None, *, n_images: int = 6) -> Any:
     """Show images that were fooled: as they were, as they are, and the change.
 
