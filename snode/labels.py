@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, is_array, to_host
+from snode.backend import Array, is_array, plain, to_host
 
 __all__ = ["check_labels", "check_order", "check_plain"]
 
@@ -68,7 +68,7 @@ def check_labels(
     wrong = y < 0 if n_classes is None else (y < 0) | (y >= n_classes)
     if bool(wrong.any()):
         raise ValueError(_out_of_range(to_host(y), n_classes, name))
-    return y.astype(np.int64)
+    return plain(y).astype(np.int64)
 
 
 def check_plain(y: Any, name: str, expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -143,7 +144,7 @@ def read_only(array: Array) -> Array:
 
 def check_scale(scale: Any) -> None:
     """Raise unless `scale` can be a standard deviation of drawn weights."""
-    if isinstance(scale, bool | str) or np.ndim(scale) or not np.isrealobj(scale):
+    if not _is_number(scale):
         raise TypeError(f"scale must be a number; got {scale!r}")
     if not (np.isfinite(scale) and scale >= 0):
         raise ValueError(f"scale must be finite and >= 0; got {scale!r}")
@@ -155,3 +156,7 @@ def check_drawn(values: np.ndarray[Any, Any], scale: float) -> None:
         raise ValueError(
             f"scale must be so small that the weights are finite as {values.dtype}; got {scale!r}"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -54,7 +54,7 @@ def _out_of_reach(field: Any, x: Array, y: Array, cost: Cost) -> str:
         y = one_hot(y.astype(np.int64), field.n, x.dtype)
     bound = 0.5 * float((np.maximum(sign * (x - y), 0.0) ** 2).sum(axis=0).mean())
     guess = 0.5 * float(y.var(axis=1).sum())
-    if not bound > max(guess, 1e-12):
+    if not max(guess, 1e-12) < bound < math.inf:
         return ""
     verb, side = ("grow", "below") if sign > 0 else ("fall", "above")
     activation = _last_activation(field)

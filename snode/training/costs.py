@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Cost:
     def __post_init__(self) -> None:
         weights = {k: getattr(self, k) for k in ("l2", "ce", "output", "decay")}
         for name, value in weights.items():
-            if isinstance(value, bool | str) or np.ndim(value) or not np.isreal(value):
+            if not _is_number(value):
                 raise TypeError(f"{name} must be a number; got {value!r}")
             if not (np.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and >= 0; got {value!r}")
@@ -378,7 +379,7 @@ def check_cost(cost: Any) -> None:
     if isinstance(cost, Cost):
         return
     got = cost.__name__ if isinstance(cost, type) else type(cost).__name__
-    hint = ". A loss of your own is a subclass of Cost: see 'A loss' in 'Adding your own'"
+    hint = ". A loss of your own is a subclass of Cost: see 'A loss' in the page on adding to snode"
     if cost is Cost:
         hint = ", the class: use snode.Cost(...)"
     elif isinstance(cost, str):
@@ -426,3 +427,7 @@ def parameter_line(cost: Cost, field: Any, direction: dict[str, Array]) -> tuple
         cost.decay * pair_number(field.parameters, applied),
         cost.decay * pair_number(direction, applied),
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_on_device, own_error_state, to_host_together
+from snode.backend import (
+    Array,
+    array_namespace,
+    is_on_device,
+    own_error_state,
+    plain,
+    to_host_together,
+)
 from snode.fields.base import outputs, outputs_jvp, outputs_vjp
 from snode.labels import check_order, check_plain
 from snode.ode.problems import Solver, adjoint_of, as_solver, check_state, sensitivity_of
@@ -103,6 +110,7 @@ def value_and_partials(
     """Return the cost and its Euclidean partial derivatives."""
     check_cost(cost)
     check_data(field, x, y)
+    x, y = plain(x), plain(y)
     terminal = cost.at(field, y)
     sol = solver.solve(field, x)
     partials = terminal_partials(sol, terminal)

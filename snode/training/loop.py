@@ -271,6 +271,10 @@ def train(
             raise TypeError("x must be a NumPy array with an executor: use cupy.asnumpy(...)")
         if block_size is not None:
             raise ValueError("block_size must be None with an executor; its workers choose it")
+        if type(cost) is not Cost:  # the workers divide its weights among them
+            raise TypeError(
+                f"cost must be a snode.Cost itself with an executor; got {type(cost).__name__}"
+            )
         team = Team(executor, threads)
         threads = team.threads
     options = Options(
@@ -626,9 +630,11 @@ class _Training:
         if self.data_identity is None:
             split = self.split
             self.data_identity = data_identity(split.x, split.y, split.x_test, split.y_test)
+        # a loss of one's own has the same weights as another
+        own = {} if type(self.cost) is Cost else {"class": type(self.cost).__qualname__}
         identity = options | {
             "inner": [type(self.inner).__name__, self.inner.length],
-            "cost": asdict(self.cost),
+            "cost": asdict(self.cost) | own,
             "field": field_identity(self.field),
             **self.data_identity,
         }

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_on_device, own_error_state
+from snode.backend import Array, array_namespace, is_on_device, own_error_state, plain
 from snode.copying import Portable
 from snode.ode.problems import Solver, as_solver, check_choice
 from snode.progress import check_callback
@@ -303,6 +303,7 @@ def make_problem(
     """Return the fast problem where it applies, else the generic one."""
     from snode.training.hotpath import EulerProblem
 
+    x, y = plain(x), plain(y)  # those mapped from files are no others
     is_fast = EulerProblem.applies_to(field, x) and solver == EULER
     if block_size is not None and not is_fast:
         raise ValueError(

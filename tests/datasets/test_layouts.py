@@ -10,6 +10,7 @@ import pytest
 import snode
 from snode.cli.samples import load_data
 from snode.datasets import Dataset, load_dataset
+from snode.labels import check_labels
 
 IMAGES = np.arange(36, dtype=np.uint8).reshape(4, 3, 3)
 LABELS = np.array([0, 1, 0, 1], np.uint8)
@@ -126,6 +127,19 @@ def test_a_memmap_is_an_array(mapped):
     assert np.array_equal(
         snode.predict(field, x, n_classes=2), snode.predict(field, np.array(x), n_classes=2)
     )
+    cost = snode.Cost(n_classes=2)
+    targets = np.memmap(f"{y.filename}2", np.float64, "w+", shape=(2, 40))
+    targets[:] = np.eye(2)[:, y]
+    for mine in (y, targets):  # the fast path, too: bit for bit
+        theirs = np.array(mine)
+        assert np.array_equal(
+            snode.ncg(field, x, mine, cost, n_iter=2, threads=1).field.W,
+            snode.ncg(field, np.array(x), theirs, cost, n_iter=2, threads=1).field.W,
+        )
+        found = snode.gradient(field, x, mine, cost)[1]["W"]
+        assert type(found) is np.ndarray
+        assert np.array_equal(found, snode.gradient(field, np.array(x), theirs, cost)[1]["W"])
+    assert type(check_labels(y, 2, 40)) is np.ndarray
     solution = snode.solve_direct(field, x)
     assert np.array_equal(solution.x_T, snode.solve_direct(field, np.array(x)).x_T)
 

@@ -1,6 +1,7 @@
 """The cost functional, its derivative at x(T), and its model along a direction."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -350,3 +351,65 @@ def test_parts_add_up(field, states, weights, kind):
         assert getattr(sum_of_models, name) == pytest.approx(getattr(model, name), rel=1e-13)
     for eta in (0.0, 0.4, 3.0):
         assert sum_of_models.phi(eta) == pytest.approx(model.phi(eta), rel=1e-12, abs=1e-13)
+
+
+# --- what is no cost ------------------------------------------------------------------------------
+
+NOT_COSTS = [
+    (lambda x, y: 0.0, "got function"),
+    (np.mean, "got _ArrayFunctionDispatcher"),
+    ("ce", "got str"),
+    (1.0, "got float"),
+    ({"ce": 1}, "got dict"),
+    (Cost, r"got Cost, the class: use snode.Cost\(...\)"),
+    (np.ones(3), "got ndarray"),
+    (0, "got int"),
+    (False, "got bool"),
+]
+
+
+@pytest.mark.parametrize(("cost", "says"), NOT_COSTS)
+@pytest.mark.parametrize("where", ["train", "ncg", "gradient", "sweep", "run of a sweep"])
+def test_what_is_no_cost_is_named(where, cost, says):
+    field = snode.StandaloneField.random(2, 1.0, 3, rng=0)
+    x, y = snode.datasets.two_moons(20, rng=0)
+    call = {
+        "train": lambda: snode.train(field, (x, y), cost),
+        "ncg": lambda: snode.ncg(field, x, y, cost),
+        "gradient": lambda: snode.gradient(field, x, y, cost),
+        "sweep": lambda: snode.sweep(field, (x, y), {"seed": [0]}, cost),
+        "run of a sweep": lambda: snode.sweep(field, (x, y), [{"cost": cost}]),
+    }[where]
+    with pytest.raises(TypeError, match=f"cost must be a snode.Cost, such as .*{says}"):
+        call()
+
+
+@pytest.mark.parametrize("name", ["l2", "ce", "output", "decay"])
+@pytest.mark.parametrize("value", ["1", None, True, [1.0], np.ones(2), 1j])
+def test_weights_are_numbers(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be a number; got"):
+        Cost(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["3", None, 2.5, True, math.inf, math.nan, [3]])
+def test_the_number_of_classes_is_an_integer(value):
+    with pytest.raises(ValueError, match="n_classes must be an integer >= 2; got"):
+        Cost(n_classes=value)
+
+
+class Doubled(Cost):
+    """A loss of one's own."""
+
+
+def test_a_loss_of_ones_own_has_a_checkpoint_of_its_own(tmp_path):
+    field = snode.StandaloneField.random(2, 1.0, 3, rng=0)
+    data = snode.datasets.two_moons(20, rng=0)
+    options = {"checkpoint": tmp_path / "run", "rng": 0, "threads": 1}
+    whole = snode.train(field, data, Doubled(n_classes=2), epochs=2, rng=0, threads=1)
+    snode.train(field, data, Doubled(n_classes=2), **options)
+    with pytest.raises(snode.ModelFormatError, match="belongs to another run: cost is"):
+        snode.train(field, data, Cost(n_classes=2), resume=True, **options)
+    done = snode.train(field, data, Doubled(n_classes=2), resume=True, epochs=2, **options)
+    assert np.array_equal(done.field.W, whole.field.W)
+    with pytest.raises(TypeError, match=r"a snode\.Cost itself with an executor; got Doubled"):
+        snode.train(field, data, Doubled(n_classes=2), executor=object())

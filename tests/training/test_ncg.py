@@ -559,3 +559,19 @@ def test_overflow_in_worker_threads_is_as_silent_as_in_one(make_field):
 def test_targets_that_are_not_finite_are_an_error(make_field, batch):
     with pytest.raises((ValueError, NonFiniteCostError)):
         snode.ncg(make_field(4, 6), batch[0], np.full((4, 9), np.nan), Cost())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"n_iter": True}, ValueError, "n_iter must be a positive integer; got True"),
+        ({"n_iter": "abc"}, ValueError, "n_iter must be a positive integer; got 'abc'"),
+        ({"n_iter": None}, ValueError, "n_iter must be a positive integer; got None"),
+        ({"n_iter": math.inf}, ValueError, "n_iter must be a positive integer; got inf"),
+        ({"callback": 5}, TypeError, "callback must be a function of one argument or None; got 5"),
+    ],
+)
+def test_options_of_a_wrong_kind(change, error, message):
+    field = snode.StandaloneField.random(2, 1.0, 3, rng=0)
+    with pytest.raises(error, match=message):
+        snode.ncg(field, np.ones((2, 4)), np.array([0, 1, 0, 1]), snode.Cost(n_classes=2), **change)
