@@ -86,7 +86,7 @@ def _different_scales(x: Array) -> str:
         return ""
     spread = x.std(axis=1, dtype=np.float64)
     varied = spread[spread > 0]
-    if not varied.size or varied.max() < _LARGE or varied.max() < _RATIO * varied.min():
+    if not varied.size or not max(_LARGE, _RATIO * varied.min()) <= varied.max() < math.inf:
         return ""
     return (
         f"the features have very different scales: standard deviations from {varied.min():.3g} to "

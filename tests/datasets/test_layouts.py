@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import snode
-from snode.cli.samples import load_data
+from snode.cli.samples import Source, load_data
 from snode.datasets import Dataset, load_dataset
 from snode.labels import check_labels
 
@@ -83,7 +83,7 @@ def test_images_of_other_types_are_taken_as_they_are(tmp_path, dtype, scale):
     for data in (
         load_dataset(tmp_path / "a.npz", dtype="float64"),
         load_dataset(tmp_path / "a.npz", dtype="float64", encoding=(0.0, 1.0)),
-        load_data(str(tmp_path / "a.npz"), None, "float64", 0),
+        load_data(Source(str(tmp_path / "a.npz"), dtype="float64", seed=0)),
     ):
         assert np.array_equal(data.x_train, x.reshape(4, 9).T.astype(float))
         assert data.encoding == (0.0, 1.0)
@@ -92,7 +92,7 @@ def test_images_of_other_types_are_taken_as_they_are(tmp_path, dtype, scale):
 
 def test_images_of_bytes_are_encoded_on_the_command_line(tmp_path):
     np.savez(tmp_path / "a.npz", x=IMAGES, y=LABELS)
-    data = load_data(str(tmp_path / "a.npz"), None, "float64", 0)
+    data = load_data(Source(str(tmp_path / "a.npz"), dtype="float64", seed=0))
     assert np.array_equal(data.x_train, IMAGES.reshape(4, 9).T / -255)
     assert data.encoding == (0.0, -1.0)
     assert load_data(str(tmp_path / "a.npz"), (0.0, 1.0), "float64", 0).x_train.max() == 35 / 255
