@@ -6,16 +6,18 @@ workers and are summed once, the direction goes out once, the models of the cost
 and are summed once, and from then on a step length is all that is sent: the workers form
 theta + step d themselves, by the same function as the driver, so the bits are the same.
 
-A worker that is lost costs time only. Everything that is sent has a number, an order names the
-numbers it needs, and a worker without them says so and gets them. The split of the columns and
+A worker that is lost costs time only, and so does one that stops answering: its order is given to
+another one too, and the first answer counts. Everything that is sent has a number, an order names
+the numbers it needs, and a worker without them says so and gets them. The split of the columns and
 the order of the sums never depend on which worker does what, so nor does the result.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +31,14 @@ import numpy as np
 from snode.backend import Array, single_threaded_blas
 from snode.ode.problems import Solver
 from snode.threads import check_threads
+from snode.training.cluster import (
+    check_client,
+    check_losses,
+    everywhere,
+    submit,
+    wait_for_any,
+    workers_of,
+)
 from snode.training.costs import Cost, LineModel, TerminalCost, parameter_line
 from snode.training.gradients import EULER, FieldProblem, moved
 from snode.training.hotpath import Workspace
@@ -37,11 +47,19 @@ from snode.training.ncg import make_problem
 
 __all__ = ["DistributedProblem", "Team"]
 
-WORKER_TIMEOUT = 60.0
-"""Seconds that a run waits while the cluster has no worker at all."""
+_log = logging.getLogger("snode")
 
-POLL = 1.0
-"""Seconds between two looks at the cluster while an answer is awaited."""
+PATIENCE = 20.0
+"""Seconds after which a worker that has not answered an order is taken for silent ..."""
+
+USUAL_TIMES = 10.0
+"""... or this many times the usual seconds of such an order, if that is longer ..."""
+
+FIRST_TIMES = 3.0
+"""... and this many times `PATIENCE` for the first, which may have to compile functions."""
+
+HERE = "here"
+"""The home of a part that no worker can do."""
 
 MAX_PARTS = 8
 """Parts that a worker keeps; one that it has dropped is sent again when it is needed."""
@@ -171,10 +189,13 @@ def _carry_out(order: _Order) -> _Reply:
     _parts[key] = part  # the last one used stands last
     while len(_parts) > MAX_PARTS:
         del _parts[next(iter(_parts))]
+    return _Reply(get_worker().address, *_work(part, order))
+
+
+def _work(part: _Part, order: _Order) -> tuple[Any, bool]:
     quiet = np.errstate(over="ignore", invalid="ignore")  # it shows in the cost, which is checked
     with part.lock, quiet, single_threaded_blas(order.threads == 1):
-        value, missing = part.carry_out(order)
-    return _Reply(get_worker().address, value, missing)
+        return part.carry_out(order)
 
 
 def _forget_run(run: str) -> None:
@@ -185,81 +206,14 @@ def _forget_run(run: str) -> None:
 # --- on the driver --------------------------------------------------------------------------------
 
 
-def check_client(executor: Any) -> None:
-    """Raise unless `executor` is a client of dask that waits for its answers.
+@dataclass(eq=False)
+class _Sent:
+    """An order on its way: what dask promised, the worker that has it, and since when."""
 
-    Raises
-    ------
-    ImportError
-        If dask.distributed is not installed; names the extra.
-    TypeError
-        If `executor` is anything else.
-    """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ImportError(
-            'executor needs dask.distributed: pip install "snode[distributed]"'
-        ) from error
-    if not isinstance(executor, Client) or executor.asynchronous:
-        raise TypeError(
-            "executor must be a dask.distributed.Client that is not asynchronous; "
-            f"got {type(executor).__name__}"
-        )
-
-
-def workers_of(client: Any) -> dict[str, int]:
-    """Return the addresses of the workers and their numbers of threads, waiting for the first."""
-    try:
-        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
-    except TimeoutError:
-        raise TimeoutError(_no_worker()) from None
-    return dict(sorted(client.nthreads().items()))
-
-
-def wait_for_any(client: Any, futures: Iterable[Any], home: str | None = None) -> list[Any]:
-    """Return those that are done, once there is one; none if the worker `home` is gone.
-
-    Raises
-    ------
-    TimeoutError
-        If the cluster had no worker for WORKER_TIMEOUT seconds.
-    ConnectionError
-        If the scheduler is gone.
-    """
-    import distributed
-
-    wait: Any = distributed.wait
-    futures, seen = list(futures), time.monotonic()
-    while not any(future.done() for future in futures):
-        with suppress(TimeoutError, CancelledError):
-            wait(futures, timeout=POLL, return_when="FIRST_COMPLETED")
-            continue
-        if client.status != "running":
-            raise ConnectionError("the connection to the dask scheduler is lost")
-        workers = client.nthreads()
-        if workers and home is not None and home not in workers:
-            break
-        if workers:
-            seen = time.monotonic()
-        elif time.monotonic() - seen > WORKER_TIMEOUT:
-            raise TimeoutError(_no_worker())
-    return [future for future in futures if future.done()]
-
-
-def _no_worker() -> str:
-    return f"executor has had no worker for {WORKER_TIMEOUT:g} seconds"
-
-
-def submit(client: Any, task: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Hand a task to dask, its arguments within it.
-
-    Arguments that are scattered instead would be lost with the worker that holds them.
-    """
-    import dask
-
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
-        return client.submit(task, *args, pure=False, **options)
+    what: str
+    future: Any
+    home: str
+    at: float
 
 
 class Team:
@@ -276,6 +230,8 @@ class Team:
     ----------
     parts : int
         Into how many parts a minibatch is split: the number of workers at the start.
+    homes : list of str
+        The worker of each part, or `HERE`.
     sent : Counter
         How many weights, columns, directions and orders were sent, counted for each part.
     lost : int
@@ -289,6 +245,9 @@ class Team:
         self.threads = check_threads(min(workers.values()) if threads is None else threads)
         self.sent: Counter[str] = Counter()
         self.lost = 0
+        self.silent: dict[str, Any] = {}  # workers that do not answer, what they have not answered
+        self.foreign: dict[str, str] = {}  # workers that cannot read an order, and why
+        self.usual: dict[str, float] = {}  # seconds of each kind of order
         self.split_into(len(workers))
 
     def split_into(self, parts: int) -> None:
@@ -297,59 +256,134 @@ class Team:
         self.parts = parts
         self.homes = [workers[part % len(workers)] for part in range(parts)]
         self.holds: list[set[int]] = [set() for _ in range(parts)]
+        self.here = [_Part(self.threads) for _ in range(parts)]
 
     def settle(self) -> None:
-        """Give parts that share a worker one of their own, where another has come."""
-        if len(set(self.homes)) == self.parts:
+        """Give parts that share a worker, or have none, one of their own where there is one."""
+        if len(set(self.homes)) == self.parts and HERE not in self.homes:
             return
-        free = [worker for worker in workers_of(self.client) if worker not in self.homes]
+        free = [worker for worker in self._able() if worker not in self.homes]
         for part, home in enumerate(self.homes):
-            if free and home in self.homes[:part]:
-                self.homes[part] = free.pop()
-                self.holds[part].clear()
+            if free and (home == HERE or home in self.homes[:part]):
+                self._move(part, free.pop())
 
     def ask(self, order_for: Callable[[int, set[int]], _Order], parts: int) -> list[Any]:
         """Return the answers of the parts, in their order.
 
         ``order_for(part, holds)`` makes the order for a part that has the things numbered `holds`.
         """
-        futures = [self._send(order_for, part) for part in range(parts)]
-        return [self._answer(order_for, part, future) for part, future in enumerate(futures)]
+        sent = [self._send(order_for, part) for part in range(parts)]
+        return [self._answer(order_for, part, first) for part, first in enumerate(sent)]
 
-    def _send(self, order_for: Callable[[int, set[int]], _Order], part: int) -> Any:
+    def _send(self, order_for: Callable[[int, set[int]], _Order], part: int) -> _Sent | None:
+        home = self.homes[part]
+        if home == HERE:
+            return None  # it is done when its turn comes
         order = order_for(part, self.holds[part])
         held = self.holds[part] | set(order.parcels) | {order.theta}
         self.holds[part] = held & order.keep
         self.sent[order.what] += 1
-        # another worker may do it: it will say what it lacks
-        home = {"workers": [self.homes[part]], "allow_other_workers": True}
-        return submit(self.client, _carry_out, order, **home)
+        # to nobody else: dask would count one that hangs among the idle ones
+        future = submit(self.client, _carry_out, order, sealed=True, workers=[home])
+        return _Sent(order.what, future, home, time.monotonic())
 
-    def _answer(self, order_for: Callable[[int, set[int]], _Order], part: int, future: Any) -> Any:
-        while True:
-            if not wait_for_any(self.client, [future], self.homes[part]):
-                # a task that waits for a worker which never comes back, or (rarely) runs elsewhere
-                future.cancel()
-                self._rehome(part)
-            else:
-                with suppress(CancelledError):  # by a restart of the cluster
-                    reply: _Reply = future.result()
-                    self.homes[part] = reply.worker
-                    if not reply.missing:
+    def _answer(
+        self, order_for: Callable[[int, set[int]], _Order], part: int, first: _Sent | None
+    ) -> Any:
+        newest, open_, lost = first, [first] if first else [], []
+        try:
+            while newest is not None:
+                done = self._wait(open_, newest)
+                for sent in done:
+                    open_.remove(sent)
+                    reply = self._read(sent)
+                    if reply is not None and not reply.missing:
                         return reply.value
-            self.lost += 1
-            self.holds[part].clear()
-            future = self._send(order_for, part)
+                if not done and newest.home not in self.silent:
+                    open_.remove(newest)
+                    newest.future.cancel()  # it waits for a worker that never comes back
+                    lost.append(newest.home)
+                    check_losses(self.client, lost, f"part {part + 1}, {newest.what}")
+                if not done or newest in done:
+                    newest = self._send_again(order_for, part)
+                    open_ += [newest] if newest else []
+        finally:
+            for sent in open_:
+                if sent.future is not self.silent.get(sent.home):
+                    sent.future.cancel()
+        # the whole order, which a part in this process takes without copying anything
+        return _work(self.here[part], order_for(part, set()))[0]
 
-    def _rehome(self, part: int) -> None:
-        workers = list(workers_of(self.client))
-        self.homes[part] = min(workers, key=self.homes.count)
+    def _send_again(self, order_for: Callable[[int, set[int]], _Order], part: int) -> _Sent | None:
+        self.lost += 1
+        workers, home = self._able(), self.homes[part]
+        if home not in workers:
+            home = min(workers, key=self.homes.count) if workers else HERE
+        self._move(part, home)
+        return self._send(order_for, part)
+
+    def _wait(self, open_: list[_Sent], newest: _Sent) -> list[_Sent]:
+        """Return those that are done; none if the newest is lost, or its worker silent."""
+        patience = max(PATIENCE, USUAL_TIMES * self.usual.get(newest.what, 0.0))
+        if newest.what not in self.usual:
+            patience *= FIRST_TIMES
+        due = newest.at + patience * 2 ** (len(open_) - 1)
+        futures = [sent.future for sent in open_]
+        done = wait_for_any(self.client, futures, newest.home, due)
+        if not done and newest.home in self.client.nthreads():
+            self.silent[newest.home] = newest.future
+            _log.warning(
+                "worker %s has not answered an order for %.0f seconds; another does its work",
+                newest.home, time.monotonic() - newest.at,
+            )  # fmt: skip
+        return [sent for sent in open_ if sent.future in done]
+
+    def _read(self, sent: _Sent) -> _Reply | None:
+        """Return the reply; None if there is none, but another worker may have one."""
+        try:
+            reply = sent.future.result()
+        except CancelledError:  # by a restart of the cluster
+            return None
+        if isinstance(reply, _Reply):
+            if not reply.missing:
+                taken, usual = time.monotonic() - sent.at, self.usual.get(sent.what)
+                self.usual[sent.what] = taken if usual is None else 0.8 * usual + 0.2 * taken
+            return reply
+        why = f"worker {sent.home} cannot read an order: {reply}; it needs the snode of the caller"
+        self.foreign[sent.home] = why
+        _log.warning("%s; it is left out", why)
+        return None
+
+    def _able(self) -> list[str]:
+        """Return the workers that answer and understand.
+
+        Raises
+        ------
+        RuntimeError
+            If no worker understands.
+        """
+        workers = workers_of(self.client)
+        for worker, future in list(self.silent.items()):
+            if worker not in workers or future.done():
+                future.cancel()
+                del self.silent[worker]
+        if set(workers) <= set(self.foreign):
+            raise RuntimeError(self.foreign[next(iter(workers))])
+        return [w for w in workers if w not in self.silent and w not in self.foreign]
+
+    def _move(self, part: int, home: str) -> None:
+        if home == HERE != self.homes[part]:
+            _log.warning("no worker answers; part %d is computed in this process", part + 1)
+        self.homes[part] = home
+        self.holds[part].clear()
 
     def close(self) -> None:
-        """Free the memory of the workers."""
-        with suppress(OSError, TimeoutError):
+        """Free the memory of the workers; those that do not answer free theirs when they do."""
+        with suppress(OSError, TimeoutError, CancelledError):
+            for future in self.silent.values():
+                future.cancel()
             if self.client.status == "running":
-                self.client.run(_forget_run, self.run, on_error="ignore")
+                everywhere(self.client, _forget_run, self.run, silent=self.silent)
 
 
 class DistributedProblem(FieldProblem):

@@ -25,8 +25,8 @@ from snode.io import load, read_json, replacing, save
 from snode.progress import check_callback
 from snode.results import ModelFormatError, Status
 from snode.threads import check_threads
+from snode.training.cluster import check_client, submit, wait_for_any, workers_of
 from snode.training.costs import Cost, check_cost, default_cost
-from snode.training.distributed import check_client, submit, wait_for_any, workers_of
 from snode.training.identity import field_identity
 from snode.training.loop import as_split, check_split, train
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 import signal
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 
 import snode
 from snode import CG_RULES, Cost, ModelFormatError, Status
+from snode.training import cluster as cluster_module
 from snode.training import distributed, loop
 from snode.training import sweep as sweeping
 
@@ -42,7 +44,7 @@ def client():
 
 @pytest.fixture(autouse=True)
 def two_workers(client, monkeypatch):
-    monkeypatch.setattr(distributed, "POLL", 0.2)
+    monkeypatch.setattr(cluster_module, "POLL", 0.2)
     client.wait_for_workers(2, timeout=30)
 
 
@@ -332,8 +334,175 @@ def test_cancelled_orders_are_given_again(client, data, teams, monkeypatch):
     assert teams[-1].lost == 3
 
 
+def worker_pids(client):
+    return client.run(os.getpid)
+
+
+@pytest.fixture
+def stop(client):
+    """Return a function that stops workers; they go on at the end of the test."""
+    stopped = []
+
+    def stop(pid):
+        stopped.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    yield stop
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    client.run(os.getpid)  # they answer again
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    for name, value in {"PATIENCE": 1.0, "USUAL_TIMES": 1.0, "FIRST_TIMES": 1.0}.items():
+        monkeypatch.setattr(distributed, name, value)
+    monkeypatch.setattr(cluster_module, "CLOSE_TIMEOUT", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("cells", "ncg"), pytest.param("mlp", "adam", marks=pytest.mark.slow)]
+)
+def test_a_worker_that_hangs_costs_time_only(
+    client, data, teams, stop, short_patience, caplog, name, method
+):
+    options = {"method": method, "executor": client}
+    whole = run(FIELDS[name], data, ALL_TERMS, **options)
+    address, pid = min(worker_pids(client).items())
+    caplog.clear()
+
+    def hang(state):
+        if state.batch == 2:
+            stop(pid)
+
+    disturbed = run(FIELDS[name], data, ALL_TERMS, callback=hang, **options)
+    assert_identical(whole, disturbed)
+    assert address in caplog.text
+    assert "has not answered an order" in caplog.text
+    assert address not in teams[-1].homes  # nor was it asked again
+
+
+def test_all_workers_hang(client, data, teams, stop, short_patience, caplog):
+    whole = run(FIELDS["cells"], data, ALL_TERMS, executor=client)
+    pids = worker_pids(client)
+
+    def hang(state):
+        if state.batch == 3:
+            for pid in pids.values():
+                stop(pid)
+
+    disturbed = run(FIELDS["cells"], data, ALL_TERMS, callback=hang, executor=client)
+    assert_identical(whole, disturbed)
+    assert all(address in caplog.text for address in pids)
+    assert "computed in this process" in caplog.text
+    assert teams[-1].homes == [distributed.HERE] * 2
+
+
+def test_a_worker_that_answers_again_gets_its_part_back(
+    client, data, teams, stop, short_patience, monkeypatch
+):
+    whole = run(FIELDS["cells"], data, ALL_TERMS, executor=client, epochs=2)
+    address, pid = min(worker_pids(client).items())
+
+    def hang(state):
+        if state.batch == 2:
+            stop(pid)
+        if state.batch == 4:
+            assert address not in teams[-1].homes
+            os.kill(pid, signal.SIGCONT)
+            dask_distributed.wait(list(teams[-1].silent.values()), timeout=30)
+
+    disturbed = run(FIELDS["cells"], data, ALL_TERMS, callback=hang, executor=client, epochs=2)
+    assert_identical(whole, disturbed)
+    assert address in teams[-1].homes
+
+
+def test_a_worker_slow_with_its_first_orders_is_not_asked_forever(client, data, teams, monkeypatch):
+    # each order takes longer than the patience at first: it grows, and late answers count
+    for name in ("PATIENCE", "USUAL_TIMES"):
+        monkeypatch.setattr(distributed, name, 1e-3)
+    whole = run(FIELDS["cells"], data, ALL_TERMS, executor=client)
+    monkeypatch.undo()
+    assert_identical(whole, run(FIELDS["cells"], data, ALL_TERMS, executor=client))
+
+
+# --- workers of another version -------------------------------------------------------------------
+
+
+def take_away(name):
+    setattr(distributed, "_kept" + name, getattr(distributed, name))
+    delattr(distributed, name)
+
+
+def give_back(name):
+    setattr(distributed, name, getattr(distributed, "_kept" + name))
+
+
+@pytest.mark.parametrize(
+    "name", ["_Order", *(pytest.param(n, marks=pytest.mark.slow) for n in ("_carry_out", "_Share"))]
+)
+def test_a_worker_of_another_version_is_left_out(client, data, teams, caplog, name):
+    whole = run(FIELDS["cells"], data, ALL_TERMS, executor=client)
+    before, foreign = set(client.nthreads()), min(client.nthreads())
+    client.run(take_away, name, workers=[foreign])
+    try:
+        assert_identical(whole, run(FIELDS["cells"], data, ALL_TERMS, executor=client))
+        assert list(teams[-1].foreign) == [foreign]
+        assert foreign in caplog.text
+        client.run(take_away, name, workers=list(before - {foreign}))
+        try:
+            with pytest.raises(
+                RuntimeError, match=rf"cannot read an order: .*{name}.*it has snode"
+            ):
+                run(FIELDS["cells"], data, executor=client)
+        finally:
+            client.run(give_back, name, workers=list(before - {foreign}))
+    finally:
+        client.run(give_back, name, workers=[foreign])
+    assert set(client.nthreads()) == before  # none was lost by it
+
+
+def test_an_order_that_kills_every_worker_says_so(client, data):
+    def rhs(t, x):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    message = r"4 workers were lost while they worked on the same order \(part \d, direct\).*memory"
+    with pytest.raises(RuntimeError, match=message):
+        run(snode.FunctionField(rhs, 4), data, executor=client)
+
+
+MEMORY = {"worker": "tcp://10.0.0.1:4000", "pid": 3, "rss": 3.2e9}
+LOST = {
+    "action": "remove-worker", "worker": "tcp://10.0.0.2:4000", "expected": False,
+    "processing-tasks": {"some"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ({}, ""),
+        ({"all": [LOST]}, r"tcp://10\.0\.0\.2:4000 was lost at work: killed, out of memory"),
+        ({"all": [LOST | {"expected": True}]}, ""),
+        ({"all": [LOST | {"processing-tasks": set()}]}, ""),
+        (
+            {"all": [LOST], "worker-restart-memory": [MEMORY]},
+            r"dask ended tcp://10\.0\.0\.1:4000, which used 3\.2 GB: more than its memory_limit",
+        ),
+    ],
+)
+def test_the_cause_of_a_loss_is_in_the_error(events, words):
+    class Client:
+        def get_events(self, topic):
+            return tuple((0.0, event) for event in events.get(topic, ()))
+
+    message = cluster_module._no_worker(Client())
+    assert re.search(words, message)
+    assert (";" in message) == bool(words)
+
+
 def test_no_worker_at_all(lonely, data, monkeypatch):
-    monkeypatch.setattr(distributed, "WORKER_TIMEOUT", 0.5)
+    monkeypatch.setattr(cluster_module, "WORKER_TIMEOUT", 0.5)
 
     def dismiss(state):
         # not retire_workers: the scheduler refuses it while the worker alone holds a result
