@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
+from statistics import median_low
 from threading import Lock
 from typing import Any
 from uuid import uuid4
@@ -53,10 +54,10 @@ PATIENCE = 20.0
 """Seconds after which a worker that has not answered an order is taken for silent ..."""
 
 USUAL_TIMES = 10.0
-"""... or this many times the usual seconds of such an order, if that is longer ..."""
+"""... or this many times the usual seconds of such an order, if that is longer."""
 
-FIRST_TIMES = 3.0
-"""... and this many times `PATIENCE` for the first, which may have to compile functions."""
+REMEMBERED = 9
+"""Orders of a kind whose median time is the usual one."""
 
 HERE = "here"
 """The home of a part that no worker can do."""
@@ -247,7 +248,7 @@ class Team:
         self.lost = 0
         self.silent: dict[str, Any] = {}  # workers that do not answer, what they have not answered
         self.foreign: dict[str, str] = {}  # workers that cannot read an order, and why
-        self.usual: dict[str, float] = {}  # seconds of each kind of order
+        self.times: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self.split_into(len(workers))
 
     def split_into(self, parts: int) -> None:
@@ -324,9 +325,8 @@ class Team:
 
     def _wait(self, open_: list[_Sent], newest: _Sent) -> list[_Sent]:
         """Return those that are done; none if the newest is lost, or its worker silent."""
-        patience = max(PATIENCE, USUAL_TIMES * self.usual.get(newest.what, 0.0))
-        if newest.what not in self.usual:
-            patience *= FIRST_TIMES
+        usual = median_low(self.times[newest.what] or [0.0])
+        patience = max(PATIENCE, USUAL_TIMES * usual)
         due = newest.at + patience * 2 ** (len(open_) - 1)
         futures = [sent.future for sent in open_]
         done = wait_for_any(self.client, futures, newest.home, due)
@@ -346,8 +346,7 @@ class Team:
             return None
         if isinstance(reply, _Reply):
             if not reply.missing:
-                taken, usual = time.monotonic() - sent.at, self.usual.get(sent.what)
-                self.usual[sent.what] = taken if usual is None else 0.8 * usual + 0.2 * taken
+                self.times[sent.what].append(time.monotonic() - sent.at)
             return reply
         why = f"worker {sent.home} cannot read an order: {reply}; it needs the snode of the caller"
         self.foreign[sent.home] = why

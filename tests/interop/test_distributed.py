@@ -355,7 +355,7 @@ def stop(client):
 
 @pytest.fixture
 def short_patience(monkeypatch):
-    for name, value in {"PATIENCE": 1.0, "USUAL_TIMES": 1.0, "FIRST_TIMES": 1.0}.items():
+    for name, value in {"PATIENCE": 1.0, "USUAL_TIMES": 1.0}.items():
         monkeypatch.setattr(distributed, name, value)
     monkeypatch.setattr(cluster_module, "CLOSE_TIMEOUT", 1.0)
 
