@@ -587,6 +587,8 @@ def replacing(path: PathLike) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.filename is None:  # a full disk is reported without a name
+            if error.errno is None:
+                raise OSError(f"{path}: {error}") from error
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

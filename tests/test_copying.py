@@ -140,7 +140,7 @@ MAKERS = {
         layered(), columns()[0], 0.1, n_classes=2, rng=0),
 }  # fmt: skip
 CLASSES = {name for name in snode.__all__ if isinstance(getattr(snode, name), type)}
-ELSEWHERE = {"Model", "VectorField"}  # needs a file; a protocol
+ELSEWHERE = {"Model", "VectorField", "TrainingWarning"}  # needs a file; a protocol; a name only
 MORE = {
     "adaptive solution": lambda: solution(method="ode45", rtol=1e-4, keep="all"),
     "solution of an MLP": lambda: solution(MAKERS["MLPField"](), keep="all", method="rk4"),

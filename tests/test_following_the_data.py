@@ -434,3 +434,13 @@ def test_more_classes_of_hostile_files():
                 np.zeros((2, 2)), (zero, np.ones(2, int))):  # fmt: skip
         with pytest.raises(ValueError, match="standardisation"):
             snode.save("never.safetensors", field, standardisation=bad)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_targets_are_not_taken_for_hundreds_of_classes(tmp_path, whole):
+    rng = np.random.default_rng(0)
+    y = rng.permutation(60)[:40] + (0 if whole else 0.5)
+    path = write_table(tmp_path / "prices.csv", rng.standard_normal((40, 3)), y)
+    message = " ".join(run("train", "--data", path, "--out", tmp_path, code=2).stderr.split())
+    assert ("--task regression" in message) or ("labels must be integers" in message)
+    assert not (tmp_path / "prices").exists()

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import snode
 from snode import datasets, runs
 from snode.cli.options import read_activation
@@ -31,6 +33,10 @@ CHOICES = {
     "task": ("classification", "regression"),
     "samples": ("rows", "columns"),
 }
+
+
+FEW, EACH = 20, 5
+"""More classes than FEW with fewer than EACH samples are taken for the targets of a regression."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ def resolve(options: TrainOptions, data: Any) -> tuple[TrainOptions, Any]:
         Resolving them again for the same data changes nothing.
     data : Dataset
     """
+    _check_classes(options, data)
     if not is_pixels(options, data) and data.x_test is None and options.test_fraction is None:
         can_split = data.x_train.shape[1] >= MIN_SPLIT
         options = replace(options, test_fraction=TEST_FRACTION if can_split else 0.0)
@@ -191,6 +198,17 @@ def resolve(options: TrainOptions, data: Any) -> tuple[TrainOptions, Any]:
     if options.standardise:
         data = data.standardised(common=data.image_shape is not None)
     return options, data
+
+
+def _check_classes(options: TrainOptions, data: Any) -> None:
+    """Refuse real targets taken for labels: many numbers, hardly ever the same."""
+    m, classes = data.x_train.shape[1], data.classes
+    count = 0 if classes is None or np.asarray(classes).dtype.kind not in "iuf" else len(classes)
+    if options.task == "classification" and count > FEW and m < EACH * count:
+        raise ValueError(
+            f"{options.data}: {count} different numbers as labels of {m} samples: "
+            "--task regression takes them for targets, --label-column names another column"
+        )
 
 
 def is_pixels(options: TrainOptions, data: Any) -> bool:

@@ -190,10 +190,10 @@ def sweep(
     >>> def start(seed):
     ...     return snode.StandaloneField.random(2, 3.0, 20, rng=seed)
     >>> result = snode.sweep(
-    ...     start, data, {"seed": [0, 1], "rule": ["FR", "SD"]}, snode.Cost(n_classes=2), epochs=2
+    ...     start, data, {"seed": [0, 1], "rule": ["FR", "PR+"]}, snode.Cost(n_classes=2), epochs=2
     ... )
     >>> [(row.options["seed"], row.options["rule"], row.status) for row in result.rows]
-    [(0, 'FR', 'SUCCESS'), (0, 'SD', 'SUCCESS'), (1, 'FR', 'SUCCESS'), (1, 'SD', 'SUCCESS')]
+    [(0, 'FR', 'SUCCESS'), (0, 'PR+', 'SUCCESS'), (1, 'FR', 'SUCCESS'), (1, 'PR+', 'SUCCESS')]
     """
     table = _as_runs(runs)
     common = {"threads": threads} | options | ({} if cost is None else {"cost": cost})

@@ -299,10 +299,10 @@ def test_a_matrix_whose_shift_is_best_for_no_good_reason_keeps_it(monkeypatch):
     # where cutting planes and certificate give nothing useful, the shift is what is returned
     A = random_matrix(4, 0, shift=0.0)
     monkeypatch.setattr(
-        perturbation, "_least_certified", lambda problem, delta, tau: -5 * tau * np.eye(4)
+        perturbation, "_least_certified", lambda problem, delta, tau, *_: -5 * tau * np.eye(4)
     )
     monkeypatch.setattr(
-        perturbation._Cuts, "run", lambda self, tol, rounds: (np.full((4, 4), 9.0), 0.0, ())
+        perturbation._Cuts, "run", lambda self, tol, rounds, *_: (np.full((4, 4), 9.0), 0.0, ())
     )
     found = minimal_perturbation(A, (0.2, 1.0))
     assert found.source == "shift"

@@ -348,7 +348,7 @@ def test_carry_and_restore(make_field):
 
 def test_workspace_checks_its_threads():
     for threads in (0, -1, 1.5):
-        with pytest.raises(ValueError, match="threads must be a positive integer or None"):
+        with pytest.raises(ValueError, match=r"threads must be an integer in 1\.\.4096, or None"):
             Workspace(threads)
     assert Workspace(None).threads >= 1
 
