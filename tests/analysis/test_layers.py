@@ -123,7 +123,7 @@ def test_what_is_not_finite_is_named(make_field):
         "pgd", field, x, y, box=(0, 1), n_classes=3, solver="euler"
     )  # fmt: skip
     with pytest.raises(snode.IntegrationError, match="the state is not finite"):
-        replace(task, field=huge).solve(x)
+        replace(task, field=huge).solve(x, np.arange(2))
 
 
 def test_an_infinite_preactivation_takes_the_slow_path(make_field):
@@ -133,4 +133,4 @@ def test_an_infinite_preactivation_takes_the_slow_path(make_field):
     x, y = np.full((2, 1), 1.5, np.float32), np.zeros(1, dtype=np.int64)
     assert not LayerPass(field).solve(x)
     task = attack_result.Task.of("pgd", field, x, y, box=(0, 2), n_classes=2, solver="euler")
-    assert np.array_equal(task.solve(x).x_T, x)
+    assert np.array_equal(task.solve(x, np.arange(1)).x_T, x)
