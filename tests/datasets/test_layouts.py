@@ -95,9 +95,11 @@ def test_images_of_bytes_are_encoded_on_the_command_line(tmp_path):
     data = load_data(Source(str(tmp_path / "a.npz"), dtype="float64", seed=0))
     assert np.array_equal(data.x_train, IMAGES.reshape(4, 9).T / -255)
     assert data.encoding == (0.0, -1.0)
-    assert load_data(str(tmp_path / "a.npz"), (0.0, 1.0), "float64", 0).x_train.max() == 35 / 255
+    plain = load_data(Source(str(tmp_path / "a.npz"), encoding=(0.0, 1.0), dtype="float64"))
+    assert plain.x_train.max() == 35 / 255
     np.savez(tmp_path / "b.npz", x=IMAGES.reshape(4, 9), y=LABELS)  # bytes, but no images
-    assert load_data(str(tmp_path / "b.npz"), None, "float64", 0).encoding == (0.0, 1.0)
+    flat = load_data(Source(str(tmp_path / "b.npz"), dtype="float64"))
+    assert flat.encoding == (0.0, 1.0)
 
 
 # --- arrays mapped from a file, and bad values ----------------------------------------------------
