@@ -57,12 +57,18 @@ _Provided: Any = _caching.CompileResultCacheImpl._locator_classes[0]  # the user
 class _OwnFolder(_Provided):  # type: ignore[misc]
     """``NUMBA_CACHE_DIR``, else a folder of the user; never that of the package.
 
-    Files beside the modules would stay behind when the package is uninstalled.
+    Files beside the modules would stay behind when the package is uninstalled. The folder is named
+    after the content of the module, so that copies of it share what is compiled.
     """
 
     def __init__(self, py_func: Any, py_file: str, folder: Path) -> None:
         self._py_file, self._lineno = py_file, py_func.__code__.co_firstlineno
-        self._cache_path = str(folder / self.get_suitable_cache_subpath(py_file))
+        self._content = _content(py_file)
+        self._cache_path = str(folder / f"kernels-{self._content}")
+
+    def get_source_stamp(self) -> str:
+        """Return what must be the same for a compiled function to be used."""
+        return self._content
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:
@@ -75,6 +81,11 @@ class _OwnFolder(_Provided):  # type: ignore[misc]
                 self.ensure_cache_path()
                 return self
         return None
+
+
+@cache
+def _content(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def _folders() -> Iterator[Path]:
