@@ -16,13 +16,14 @@ import snode
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
-PEERS = ("art", "cupy", "cvxpy", "diffrax", "jax", "torch", "torchdiffeq")
+PEERS = ("art", "cupy", "cvxpy", "diffrax", "jax", "sklearn", "torch", "torchdiffeq")
 MISSING = {
     "attack": {"ART"},
     "lognorm": {"CVXPY"},
     "ncg_iteration": {"jax", "torch"},
     "ode": {"diffrax", "torchdiffeq"},
     "small": {"jax", "torch"},
+    "tables": {"scikit-learn"},
 }
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py") if path.stem != "harness")
 
