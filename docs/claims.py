@@ -131,9 +131,9 @@ class SklearnTable(Directive):
         for table, found in json.loads(file.read_text())["results"].items():
             for name, scores in found["accuracy"].items():
                 spread = f"{100 * mean(scores):.1f} ± {100 * pstdev(scores):.1f}"
-                rows.append((table, name, spread, f"{found['seconds'][name]:.2f}"))
-        head = ("table", "estimator", "accuracy in %, mean and spread of seeds", "seconds a fit")
-        return [make_table(head, rows, (22, 28, 30, 20))]
+                rows.append((table, name, spread))
+        head = ("table", "estimator", "accuracy in %, mean and spread of seeds")
+        return [make_table(head, rows, (25, 35, 40))]
 
 
 def setup(app):
