@@ -93,8 +93,9 @@ def test_a_protected_file_is_refused_and_stays(write, tmp_path):
     link = tmp_path / "link.npz"
     link.symlink_to(path)
     for target in (path, link):
-        with pytest.raises(PermissionError, match=r"write-protected.*kept\.npz"):
+        with pytest.raises(PermissionError, match="write-protected") as caught:
             write(target)
+        assert "kept.npz" in str(caught.value)
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".npz") == [
         "kept.npz",
