@@ -95,7 +95,7 @@ def test_a_protected_file_is_refused_and_stays(write, tmp_path):
     for target in (path, link):
         with pytest.raises(PermissionError, match="write-protected") as caught:
             write(target)
-        assert "kept.npz" in str(caught.value)
+        assert "kept.npz" in str(caught.value) or str(target) in str(caught.value)
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix == ".npz") == [
         "kept.npz",
