@@ -320,3 +320,12 @@ class _SingleThreadedBlas:
 
 
 single_threaded_blas = _SingleThreadedBlas()
+
+
+def read_only(array: Array) -> Array:
+    """Return a view that cannot be written to; CuPy arrays as they are."""
+    if type(array) is not np.ndarray:
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view

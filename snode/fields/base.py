@@ -133,15 +133,6 @@ def outputs_vjp(field: Any, x_T: Array, p: Array) -> tuple[Array, dict[str, Arra
     return field.readout_vjp(x_T, p, into), into
 
 
-def read_only(array: Array) -> Array:
-    """Return a view that cannot be written to; CuPy arrays as they are."""
-    if type(array) is not np.ndarray:
-        return array
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
 def check_scale(scale: Any) -> None:
     """Raise unless `scale` can be a standard deviation of drawn weights."""
     if not _is_number(scale):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array
+from snode.backend import Array, array_namespace, is_array, read_only
 from snode.copying import Portable
 from snode.fields.base import (
     Linearization,
@@ -16,7 +16,6 @@ from snode.fields.base import (
     check_drawn,
     check_scale,
     is_shareable,
-    read_only,
 )
 from snode.seeds import as_generator
 

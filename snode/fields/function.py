@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array
+from snode.backend import Array, array_namespace, is_array, read_only
 from snode.copying import Portable
-from snode.fields.base import Parameters, read_only
+from snode.fields.base import Parameters
 
 __all__ = ["FunctionField"]
 

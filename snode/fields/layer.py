@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, creator_namespace, is_array
+from snode.backend import Array, array_namespace, creator_namespace, is_array, read_only
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
-from snode.fields.base import Parameters, check_drawn, check_scale, read_only
+from snode.fields.base import Parameters, check_drawn, check_scale
 from snode.fields.depth import DepthBasis
 from snode.seeds import as_generator
 

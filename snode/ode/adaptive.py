@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array, array_namespace, read_only
 from snode.ode.arguments import describe, first_true
 from snode.ode.control import OdeState, StepControl, first_step, rejected_factor, step_factor
 from snode.ode.dense import DenseOutput, evaluate
 from snode.ode.events import EventFinder
 from snode.ode.fixed import thinned
-from snode.ode.stages import Limits, Rhs, Stages, Steps, inside, protected
+from snode.ode.stages import Limits, Rhs, Stages, Steps, inside
 from snode.ode.tableaus import ADAPTIVE
 from snode.ode.watch import Verdict, Watch
 from snode.results import OdeSolution, Status
@@ -232,8 +232,9 @@ class _Run:
         return verdict is None or self._end(verdict)
 
     def _state(self, h: float) -> OdeState:
-        x = protected(self.x) if self.rhs.protects else self.x
-        return OdeState(self.t, x, h, self.n_accepted, self.n_rejected, self.rhs.nfev)
+        return OdeState(
+            self.t, read_only(self.x), h, self.n_accepted, self.n_rejected, self.rhs.nfev
+        )
 
     def _first_step(self, limits: Limits | None) -> float:
         span, control = abs(self.t1 - self.t0), self.control

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, is_array, to_host
+from snode.backend import Array, is_array, read_only, to_host
 from snode.ode.arguments import with_arguments
 from snode.ode.dense import evaluate
-from snode.ode.stages import protected
 
 __all__ = ["Event", "EventFinder", "as_events"]
 
@@ -125,7 +124,7 @@ class EventFinder:
         self.values = [self._value(k, t, x) for k in range(len(self.events))]
 
     def _value(self, k: int, t: float, x: Array) -> float:
-        value: Any = self.events[k].g(t, protected(x) if type(x) is np.ndarray else x)
+        value: Any = self.events[k].g(t, read_only(x))
         try:
             number = to_host(value) if is_array(value) else np.asarray(value)
         except ValueError:  # a list of lists of different lengths

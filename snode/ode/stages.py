@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from snode.backend import Array, array_namespace, is_array
+from snode.backend import Array, array_namespace, is_array, read_only
 from snode.copying import Portable
 from snode.ode.dense import DenseOutput
 from snode.ode.tableaus import ButcherTableau
@@ -71,7 +71,7 @@ class Rhs:
 
     def _value(self, f: Any, t: float, x: Array) -> Array:
         try:
-            value = f(t, protected(x) if self.protects else x)
+            value = f(t, read_only(x))
         except Exception as error:
             name_error(error, t)
             raise
@@ -86,13 +86,6 @@ def name_error(error: Exception, t: float) -> None:
     if isinstance(error, ValueError) and "read-only" in str(error):
         raise ValueError(f"{IN_PLACE} (at t={t:g})") from error
     error.add_note(f"raised by f at t={t:.10g}")
-
-
-def protected(x: Array) -> Array:
-    """Return a view of a NumPy array that cannot be written to."""
-    view = x.view()
-    view.flags.writeable = False
-    return view
 
 
 def checked(value: Any, shape: tuple[int, ...], t: float) -> Array:
