@@ -1,4 +1,4 @@
-"""Prediction in blocks of samples by threads with BLAS at one, against all samples with BLAS's threads.
+"""Prediction in blocks of samples by threads, against all samples at once by threads of BLAS.
 
 `snode.predict` of a network 196 x 150 in float32 for 10,000 samples, as `snode evaluate` does. The
 candidates: as it is; with one thread; without blocks and threads of its own, one product of all
@@ -73,16 +73,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     for count in args.busy:
         with busy(count):
             found = in_turns(candidates(args.samples, args.size, args.depth), args.repeats)
-        same = {name: float((label == found[AS_IS][1]).mean()) for name, (_, label) in found.items()}
-        results[str(count)] = {
-            "seconds": {name: time for name, (time, _) in found.items()}, "same_class": same,
-        }  # fmt: skip
+        times = {name: time for name, (time, _) in found.items()}
+        same = {name: float((y == found[AS_IS][1]).mean()) for name, (_, y) in found.items()}
+        results[str(count)] = {"seconds": times, "same_class": same}
         print(f"{args.samples} samples, beside {count} busy processes, medians of {args.repeats}")
         print_table(
             ["", "ms", "x", "same class"],
-            [[name, f"{1e3 * time:.0f}", f"{time / found[AS_IS][0]:.2f}", f"{100 * same[name]:.2f} %"]
-             for name, (time, _) in found.items()],
-        )  # fmt: skip
+            [
+                [name, f"{1e3 * t:.0f}", f"{t / times[AS_IS]:.2f}", f"{100 * same[name]:.2f} %"]
+                for name, t in times.items()
+            ],
+        )
     report(args, results)
 
 

@@ -26,6 +26,7 @@ from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.analysis.slope_roots import NewtonStep, Problem, newton_from_left
 from snode.backend import Array, follow, own_error_state, single_threaded_blas
 from snode.copying import Portable
+from snode.progress import Callback, check_callback, tell
 
 __all__ = [
     "ContractingShift", "ContractivityInterval", "NewtonStep", "Verdict",
@@ -42,6 +43,7 @@ class Verdict(Enum):
     EVERY = "the condition holds to begin with"
     NONE = "no m in (0, 1] works: f(1) = mu_2(A) > c"
     UNDECIDED = "f(1) = mu_2(A) equals c to rounding"
+    STOPPED = "the condition holds there, the callback stopped the search for a smaller one"
 
     def __repr__(self) -> str:
         return f"Verdict.{self.name}"
@@ -88,7 +90,7 @@ class ContractivityInterval(Portable):
     def __repr__(self) -> str:
         how = "certified" if self.certified else "local search, no guarantee"
         head = f"ContractivityInterval(m={self.m:.10g}, {how}, c={self.c:g}, {self.status!r})"
-        if self.status is Verdict.FOUND:
+        if self.status in (Verdict.FOUND, Verdict.STOPPED):
             head += f"\nno m < {self.lower:.10g} works; gap {self.gap:.2g}"
         return head + _table(self.history, "m", "f(m)")
 
@@ -153,6 +155,7 @@ def contractivity_interval(
     max_iter: int = 60,
     n_starts: int = 20,
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> ContractivityInterval:
     r"""Return the smallest m such that x' = sigma(Ax + b) contracts for all slopes in [m, 1].
 
@@ -171,6 +174,10 @@ def contractivity_interval(
         Starts of the local search.
     rng : seed or numpy.random.Generator, optional
         For the local search.
+    callback : callable, optional
+        Called before every evaluation but the first two with an object of attributes `done`,
+        `total` and `what`; if it returns True, the search ends with the smallest m that is known
+        to work, and `status` STOPPED.
 
     Returns
     -------
@@ -214,11 +221,31 @@ def contractivity_interval(
     """
     problem = Problem.of(A, c, certified, n_starts, rng)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
+    check_callback(callback)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        return _interval_of(problem, c, tol, max_iter)
+        return _interval_of(problem, c, tol, max_iter, _Stop(callback, max_iter, "slopes"))
 
 
-def _interval_of(problem: Problem, c: float, tol: float, max_iter: int) -> ContractivityInterval:
+class _Stop:
+    """Tells the callback of an evaluation, and keeps its answer."""
+
+    def __init__(self, callback: Callback | None, max_iter: int, what: str) -> None:
+        self.callback, self.total, self.asked = callback, max_iter, False
+        self.what = f"searching for the smallest {what}"
+
+    def __call__(self, iteration: int) -> bool:
+        self.asked = tell(self.callback, iteration - 1, self.total, self.what)
+        return self.asked
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of a search that has found something."""
+        return Verdict.STOPPED if self.asked else Verdict.FOUND
+
+
+def _interval_of(
+    problem: Problem, c: float, tol: float, max_iter: int, stop: _Stop
+) -> ContractivityInterval:
     certified = problem.certified
     right = problem.at_slopes(1.0, None)
     if right.value > problem.c:
@@ -235,12 +262,12 @@ def _interval_of(problem: Problem, c: float, tol: float, max_iter: int) -> Contr
             0.0, step.value, 0.0, float(c), 0, (step,), certified, Verdict.EVERY
         )
     final, left, rows = newton_from_left(
-        problem.at_slopes, left, right, problem.c, tol, max_iter, problem.row
+        problem.at_slopes, left, right, problem.c, tol, max_iter, problem.row, stop
     )
-    lower = min(max(problem.refuted_m(left), 0.0), final.x)
+    lower = 0.0 if stop.asked else min(max(problem.refuted_m(left), 0.0), final.x)
     return ContractivityInterval(
         final.x, problem.unscaled(final.value), lower, float(c), len(rows) - 1, rows, certified,
-        Verdict.FOUND,
+        stop.verdict,
     )  # fmt: skip
 
 
@@ -258,6 +285,7 @@ def contracting_shift(
     max_iter: int = 60,
     n_starts: int = 20,
     rng: Any = 0,
+    callback: Callback | None = None,
 ) -> ContractingShift:
     r"""Return the smallest tau for which A - tau I is contractive with the given slopes.
 
@@ -268,7 +296,7 @@ def contracting_shift(
         Smallest and largest slope of sigma, the smallest one positive.
     c : float, optional
         The logarithmic norm that is allowed.
-    certified, max_iter, n_starts, rng
+    certified, max_iter, n_starts, rng, callback
         As for `contractivity_interval`.
     tol : float, optional
         Distance of `tau` to the root, relative to the size of A.
@@ -304,22 +332,26 @@ def contracting_shift(
     """
     problem = Problem.of(A, c, certified, n_starts, rng, slopes)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
+    check_callback(callback)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        return follow(shift_of(problem, tol, max_iter), A)
+        return follow(shift_of(problem, tol, max_iter, callback), A)
 
 
-def shift_of(problem: Problem, tol: float, max_iter: int) -> ContractingShift:
+def shift_of(
+    problem: Problem, tol: float, max_iter: int, callback: Callback | None = None
+) -> ContractingShift:
     """Return the smallest shift of a scaled problem."""
+    stop = _Stop(callback, max_iter, "shift")
     left, lower, status = problem.at_shift(0.0, None), 0.0, Verdict.EVERY
     final = left
     rows: tuple[NewtonStep, ...] = (problem.shift_row(0, left, "start"),)
     if left.value > problem.c:
         final, left, rows = newton_from_left(
             problem.at_shift, left, problem.beyond(left), problem.c, tol, max_iter,
-            problem.shift_row,
+            problem.shift_row, stop,
         )  # fmt: skip
-        lower = min(max(problem.refuted_tau(left), 0.0), final.x)
-        status = Verdict.FOUND
+        lower = 0.0 if stop.asked else min(max(problem.refuted_tau(left), 0.0), final.x)
+        status = stop.verdict
     unscaled = problem.unscaled
     return ContractingShift(
         unscaled(final.x), np.ldexp(problem.shifted(final.x), problem.exponent),

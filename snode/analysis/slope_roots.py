@@ -49,16 +49,18 @@ class Point:
 def newton_from_left(
     evaluate: Callable[[float, Point | None], Point], left: Point, right: Point, c: float,
     tol: float, max_iter: int, row: Callable[[int, Point, str], NewtonStep],
+    stop: Callable[[int], bool] = lambda iteration: False,
 ) -> tuple[Point, Point, tuple[NewtonStep, ...]]:  # fmt: skip
     """Narrow value(left) > c >= value(right) down to `tol`; the answer is the right end.
 
     Newton's method comes from the left and never arrives, and rounding may carry it a little too
     far: then points just beyond, or just before, are tried until the root is between two of them.
+    `stop` is asked before every iteration.
     """
     rows, margin, stalled = [row(0, left, "start")], tol / 4, False
     for iteration in range(1, max_iter + 1):
         # right of the root the function is flatter than at the root
-        if right.x - left.x <= tol or c - right.value <= -right.slope * tol / 2:
+        if right.x - left.x <= tol or c - right.value <= -right.slope * tol / 2 or stop(iteration):
             break
         x, kind = 0.5 * (left.x + right.x), "bisection"
         step = (left.value - c) / -left.slope if left.slope < 0 else math.inf

@@ -28,7 +28,7 @@ from snode.cli.samples import (
     shown_path,
 )
 from snode.fields.layer import StandaloneField
-from snode.progress import tell
+from snode.progress import Callback, tell
 from snode.results import Status
 
 KINDS = {"euler": "euler", "ode45": "flow"}
@@ -78,7 +78,7 @@ def certify(
         if _is_one_matrix(layers) and not tell(
             callback, 0, None, "bounding the layer, the same at every depth"
         ):
-            layer = _layer_numbers(layers, seed)
+            layer = _layer_numbers(layers, seed, callback)
         tell(callback, 0, None, f"predicting {len(y)} samples")
         found = snode.certified_radius(
             field, x, y, n_classes=class_count(field, dataset), solver=_accurate(solver, x.dtype),
@@ -155,11 +155,11 @@ def _is_one_matrix(layers: Any) -> bool:
     return bool((W[:1] == W).all())
 
 
-def _layer_numbers(layers: Any, seed: int) -> dict[str, Any]:
+def _layer_numbers(layers: Any, seed: int, callback: Callback | None) -> dict[str, Any]:
     """Bounds for x' = sigma(Ax + b)."""
     A, slopes = layers.at(float(layers.grid[0]))[0], layers.slopes[0]
-    f = snode.max_log_norm(A, slopes, rng=seed)
-    interval = snode.contractivity_interval(A, rng=seed)
+    f = snode.max_log_norm(A, slopes, rng=seed, callback=callback)
+    interval = snode.contractivity_interval(A, rng=seed, callback=callback)
     numbers: dict[str, Any] = {
         "slopes": slopes,
         "log_norm": {"lower": f.lower, "upper": f.upper, "gap": f.gap},
@@ -167,7 +167,7 @@ def _layer_numbers(layers: Any, seed: int) -> dict[str, Any]:
         "shift": None,
     }  # fmt: skip
     if slopes[0] > 0:
-        shift = snode.contracting_shift(A, slopes, rng=seed)
+        shift = snode.contracting_shift(A, slopes, rng=seed, callback=callback)
         numbers["shift"] = {"tau": shift.tau, "lower": shift.lower}
     return numbers
 

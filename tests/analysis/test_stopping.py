@@ -133,6 +133,30 @@ def test_a_certified_radius_with_a_stopped_bound_is_smaller(field, samples):
 
 
 @pytest.mark.parametrize("certified", [True, False])
+@pytest.mark.parametrize("at", [1, 2, 10**9])
+@pytest.mark.parametrize("search", [snode.contractivity_interval, snode.contracting_shift])
+def test_a_stopped_search_has_an_answer_that_works(search, at, certified):
+    A = np.random.default_rng(5).standard_normal((6, 6)) / 3
+    A -= 1.01 * max(np.linalg.eigvalsh(A + A.T)[-1] / 2, 0) * np.eye(6)
+    stop = Stop(at)
+    found, full = search(A, certified=certified, callback=stop), search(A, certified=certified)
+    assert full.status.name == "FOUND"
+    assert found.status.name == ("STOPPED" if len(stop.seen) == at else "FOUND")
+    assert [done for done, _, _ in stop.seen] == list(range(len(stop.seen)))
+    if search is snode.contractivity_interval:
+        answer, slopes, matrix = found.m, (found.m, 1), A
+        assert full.m <= found.m <= 1
+    else:
+        answer, slopes, matrix = found.tau, (0.1, 1), found.matrix
+        assert full.tau <= found.tau
+    assert 0 <= found.lower <= full.lower <= answer
+    assert snode.max_log_norm(matrix, slopes, method="exact").lower <= 1e-9
+    if at < 10**9:
+        assert found.nit == at - 1
+        assert "no m <" in repr(found) or "no tau <" in repr(found)
+
+
+@pytest.mark.parametrize("certified", [True, False])
 @pytest.mark.parametrize("at", [1, 3, 60])
 def test_a_stopped_perturbation_makes_the_matrix_contractive(at, certified):
     A = np.random.default_rng(3).standard_normal((5, 5))
@@ -171,6 +195,8 @@ def test_a_stopped_branch_and_bound_encloses():
         lambda f, x, y: snode.growth_bound(f, callback="bar"),
         lambda f, x, y: snode.certified_radius(f, x, n_classes=3, callback=[]),
         lambda f, x, y: snode.minimal_perturbation(np.eye(2), callback=1.0),
+        lambda f, x, y: snode.contractivity_interval(-np.eye(2), callback="bar"),
+        lambda f, x, y: snode.contracting_shift(np.eye(2), callback=0),
         lambda f, x, y: snode.max_log_norm(np.eye(2), callback=True),
     ],
 )
