@@ -28,7 +28,7 @@ class Event:
     g : callable
         Returns a number, not a condition; a zero is found where its sign changes over an accepted
         step, or where it becomes 0 and stays so (two zeros within one step are not found: limit
-        ``max_step``). A zero at the start itself is no event.
+        ``max_step``). A zero at the start itself is no event, nor is leaving a zero where g rested.
     terminal : bool or int, optional
         End the integration there; a number n: at the n-th zero, as in SciPy.
     direction : int, optional
