@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snode.backend import Array, creator_namespace, is_array, own_error_state, to_host
+from snode.datasets.featurenames import checked_feature_names, storable_feature_names
 from snode.fields.activations import Activation, get_activation
 from snode.fields.classifier import Classifier
 from snode.fields.layer import StandaloneField
@@ -69,6 +70,7 @@ def save(
     manifest: Mapping[str, Any] | None = None,
     classes: Any = None,
     standardisation: tuple[Array, Array] | None = None,
+    feature_names: Any = None,
 ) -> None:
     """Write a field to a safetensors file.
 
@@ -90,6 +92,8 @@ def save(
     standardisation : (mean, scale), two (n,) float arrays, optional
         The field takes ``(sample - mean) / scale``: `Dataset.standardisation`. The file then has
         format version 2, which older versions of snode refuse.
+    feature_names : sequence of n texts, optional
+        Names of the features in the order of the inputs, e.g. `Dataset.feature_names`.
 
     Raises
     ------
@@ -97,8 +101,9 @@ def save(
         If this type of field cannot be saved, or the manifest is not JSON.
     ValueError
         If a weight is not finite, the encoding is not a pair of numbers, the manifest holds NaN,
-        there are more classes than outputs or one twice, the standardisation does not fit, or the
-        activation is not the one that its name stands for (see `register_activation`).
+        there are more classes than outputs or one twice, the standardisation or the names of the
+        features do not fit, or the activation is not the one that its name stands for (see
+        `register_activation`).
     FileNotFoundError
         If the folder does not exist.
     PermissionError
@@ -132,6 +137,8 @@ def save(
         header["classes"] = checked_classes(
             list(to_host(classes) if is_array(classes) else classes), field
         )
+    if feature_names is not None:
+        header["feature_names"] = storable_feature_names(feature_names, field.n)
     if standardisation is not None:
         numbers = checked_standardisation(standardisation, field)
         arrays |= dict(zip(_STANDARDISATION, map(to_host, numbers), strict=True))
@@ -181,7 +188,7 @@ def load(path: PathLike) -> Model:
             raise ValueError("has no manifest")
         numbers = [arrays.pop(name, None) for name in _STANDARDISATION]
         field = _build_field(header.get("field"), arrays)
-        classes = header.get("classes")
+        classes, names = header.get("classes"), header.get("feature_names")
         return Model(
             field=field,
             encoding=as_encoding(header.get("encoding")),
@@ -189,6 +196,7 @@ def load(path: PathLike) -> Model:
             format_version=version,
             classes=None if classes is None else np.array(checked_classes(classes, field)),
             standardisation=_built_standardisation(numbers, field),
+            feature_names=None if names is None else checked_feature_names(names, field.n),
         )
 
 

@@ -1,8 +1,9 @@
-"""A trained field with what is known about it: names of its classes, scale of its inputs."""
+"""A trained field with what is known about it: names of classes and features, scale of inputs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as entry
 from reprlib import repr as brief
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from snode.backend import Array, array_namespace, is_array, to_host
 from snode.copying import Portable
 from snode.datasets.encoding import encode
+from snode.datasets.featurenames import checked_feature_names, feature_order
 from snode.fields.base import n_outputs, outputs
 from snode.ode.problems import Solver
 from snode.predict import BLOCK, predict
@@ -39,6 +41,8 @@ class Model(Portable):
         Names of the classes in the order of the outputs, if known.
     standardisation : (mean, scale), two (n,) arrays, or None
         If the field takes ``(sample - mean) / scale``.
+    feature_names : tuple of n texts, or None
+        Names of the features in the order of the inputs, if known.
 
     Examples
     --------
@@ -65,8 +69,9 @@ class Model(Portable):
     format_version: int | None
     classes: NDArray[Any] | None = None
     standardisation: tuple[Array, Array] | None = entry(default=None, repr=False)
+    feature_names: tuple[str, ...] | None = entry(default=None, repr=False)
 
-    def prepare(self, x: Array) -> Array:
+    def prepare(self, x: Array, *, feature_names: Sequence[str] | None = None) -> Array:
         """Return what the field takes for samples as the user has them.
 
         Parameters
@@ -74,6 +79,9 @@ class Model(Portable):
         x : array (n, m)
             One column a sample. uint8 values are pixels if the model knows an encoding, and
             become its numbers; others are taken as they are. Then the standardisation follows.
+        feature_names : sequence of n texts, optional
+            Names of the rows of `x`, e.g. `Dataset.feature_names`. If the model knows names, too,
+            the rows are put in its order; without names they are taken by position.
 
         Returns
         -------
@@ -82,7 +90,8 @@ class Model(Portable):
         Raises
         ------
         ValueError, TypeError
-            If `x` has another number of features, or is no array of real numbers.
+            If `x` has another number of features, or others by name, or is no array of real
+            numbers.
         """
         if not is_array(x) or x.dtype.kind not in "biuf":
             found = x.dtype if is_array(x) else type(x)
@@ -94,6 +103,9 @@ class Model(Portable):
                 f"x must have {n} rows, the features of this model, and one column per sample; "
                 f"got shape {x.shape}{hint}"
             )
+        if feature_names is not None:
+            order = feature_order(checked_feature_names(feature_names, n), self.feature_names, "x")
+            x = x if order is None else x[array_namespace(x).asarray(order)]
         dtype = next(iter(self.field.parameters.values())).dtype
         if x.dtype == np.uint8 and self.encoding is not None:
             x = encode(x / 255.0, self.encoding)
@@ -102,17 +114,17 @@ class Model(Portable):
             x = (x.astype(dtype) - mean) / scale
         return array_namespace(x).ascontiguousarray(x, dtype=dtype)
 
-    def outputs(self, x: Array) -> Array:
+    def outputs(self, x: Array, *, feature_names: Sequence[str] | None = None) -> Array:
         """Return the outputs (C, m) of the field, or of its read-out, for samples as they are.
 
         Parameters and errors as for `prepare`; IntegrationError if the state does not stay finite.
         """
-        x, xp = self.prepare(x), array_namespace(x)
+        x, xp = self.prepare(x, feature_names=feature_names), array_namespace(x)
         parts = (x[:, start : start + BLOCK] for start in range(0, x.shape[1], BLOCK))
         ends = (Solver().solve(self.field, xp.ascontiguousarray(p), keep="last").x_T for p in parts)
         return xp.concatenate([outputs(self.field, x_T) for x_T in ends], axis=1)
 
-    def predict(self, x: Array) -> NDArray[Any]:
+    def predict(self, x: Array, *, feature_names: Sequence[str] | None = None) -> NDArray[Any]:
         """Return the classes of samples as the user has them, by name if the model knows names.
 
         Parameters and errors as for `prepare`; IntegrationError if the state does not stay finite.
@@ -123,7 +135,8 @@ class Model(Portable):
             Of the type of `classes`; or numbers of classes.
         """
         count = None if self.classes is None else len(self.classes)
-        labels = to_host(predict(self.field, self.prepare(x), n_classes=count))
+        x = self.prepare(x, feature_names=feature_names)
+        labels = to_host(predict(self.field, x, n_classes=count))
         return labels if self.classes is None else self.classes[labels]
 
 

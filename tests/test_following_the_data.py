@@ -125,6 +125,9 @@ def test_unknown_classes_and_other_features_are_refused_by_name(table, tmp_path,
     assert "labels cod not among the classes cat, dog, owl" in says
     path = write_table(tmp_path / "wide.csv", np.hstack([x, x]), ["cat"] * 30)
     says = run(command, folder, "--data", path, code=2).stderr
+    assert "not among the features of the model" in says
+    path.write_text(path.read_text().split("\n", 1)[1])  # no names
+    says = run(command, folder, "--data", path, code=2).stderr
     assert "wide has 6 features; the model takes 3" in says
 
 
@@ -376,7 +379,7 @@ def test_predict_refuses_what_does_not_fit(table, tmp_path):
     np.savez(tmp_path / "bad.npz", x=np.zeros((5, 4)))
     says = run("predict", folder, tmp_path / "bad.npz", code=2).stderr
     assert "has 4 features; the model takes 3" in says
-    assert load_features(tmp_path / "bad.npz", 4).shape == (4, 5)
+    assert load_features(tmp_path / "bad.npz", 4)[0].shape == (4, 5)
 
 
 def test_a_regression_ends_in_errors_not_accuracies(tmp_path):

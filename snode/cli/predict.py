@@ -19,7 +19,7 @@ from snode import runs
 from snode.backend import creator_namespace, to_host
 from snode.cli.attack import has_logits
 from snode.cli.console import app, friendly, out
-from snode.cli.samples import model_path, trained_on
+from snode.cli.samples import label_name, model_path, say_order, trained_on
 from snode.datasets.features import load_features
 from snode.io import replacing
 
@@ -41,12 +41,14 @@ def predict(
     column: Any = source.label_column if label_column is None else label_column
     if column is not None and re.fullmatch(r"[+-]?\d+", column):
         column = int(column)
-    x = load_features(
+    x, names = load_features(
         file, loaded.field.n, label_column=column,
         samples=source.samples if samples is None else samples,
         delimiter=source.delimiter if delimiter is None else delimiter,
+        feature_names=loaded.feature_names, label_name=label_name(loaded),
     )  # fmt: skip
-    table = _answers(loaded, source.task == "regression", creator_namespace().asarray(x))
+    say_order(names, loaded, str(file))
+    table = _answers(loaded, source.task == "regression", creator_namespace().asarray(x), names)
     if as_json:
         sys.stdout.write(json.dumps(runs.plain(table), indent=2) + "\n")
     if written is not None:
@@ -60,9 +62,9 @@ def predict(
         )
 
 
-def _answers(model: Any, is_regression: bool, x: Any) -> dict[str, list[Any]]:
+def _answers(model: Any, is_regression: bool, x: Any, names: Any) -> dict[str, list[Any]]:
     """Return the columns of the answer: classes and probabilities, or outputs."""
-    z = to_host(model.outputs(x)).astype(np.float64)
+    z = to_host(model.outputs(x, feature_names=names)).astype(np.float64)
     if is_regression:
         names = ["output"] if len(z) == 1 else [f"output_{i + 1}" for i in range(len(z))]
         return {name: row.tolist() for name, row in zip(names, z, strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,9 @@ from snode import datasets
 from snode.backend import to_host
 from snode.cli.console import err
 from snode.datasets.classnames import some_names
+from snode.datasets.featurenames import feature_order
+from snode.datasets.headers import label_column_beside, names_features
+from snode.datasets.table import first_row
 from snode.fields.base import n_outputs
 from snode.model import Model
 from snode.progress import Callback, tell
@@ -60,8 +63,11 @@ class Source:
         return Path(name).resolve() == Path(self.data).resolve()
 
 
-def load_data(source: Source) -> Any:
-    """Return the data set of this name or file, divided into two parts if that was asked for."""
+def load_data(source: Source, model: Model | None = None) -> Any:
+    """Return the data set of this name or file, divided into two parts if that was asked for.
+
+    The names that a model knows tell the labels in a table with its features in any order.
+    """
     name, fraction = source.data, source.test_fraction
     if name == "mnist":
         if fraction:
@@ -78,7 +84,7 @@ def load_data(source: Source) -> Any:
         )
     try:
         with warnings_as_lines():
-            data = _load_file(source)
+            data = _load_file(source, model)
         return divided(data, fraction, source.seed) if fraction else data
     except ValueError as error:
         raise ValueError(_with_options(str(error))) from error
@@ -89,15 +95,26 @@ def divided(data: Any, fraction: float, seed: int) -> Any:
     return data.split(fraction, rng=seed, stratified=bool(data.n_classes))
 
 
-def _load_file(source: Source) -> Any:
-    column: int | str | None = source.label_column
-    if source.label_column is not None and re.fullmatch(r"[+-]?\d+", source.label_column):
-        column = int(source.label_column)
+def _load_file(source: Source, model: Model | None) -> Any:
+    column = _label_column(source)
     options: dict[str, Any] = {
         "encoding": source.encoding, "dtype": source.dtype, "task": source.task,
         "label_column": column, "samples": source.samples, "delimiter": source.delimiter,
     }  # fmt: skip
+    if model is not None and model.feature_names is not None and is_table(source.data):
+        row, _ = first_row(Path(source.data), source.delimiter)
+        label = column if isinstance(column, str) else label_name(model)
+        if names_features(row, model.feature_names, label):
+            label = label_column_beside(source.data, row, model.feature_names, label)
+            if label is None:
+                raise ValueError(f"{source.data}: has no column of labels beside the features")
+            options["label_column"] = label
     return datasets.load_dataset(source.data, image_encoding=PIXEL_ENCODING, **options)
+
+
+def _label_column(source: Source) -> int | str | None:
+    column = source.label_column
+    return int(column) if column is not None and re.fullmatch(r"[+-]?\d+", column) else column
 
 
 def _with_options(message: str) -> str:
@@ -125,6 +142,16 @@ def shown_name(data: str) -> str:
         return data
     name = Path(data).resolve().name or "data"
     return name.removesuffix(".gz").split(".")[0] or name
+
+
+def label_column_name(source: Source, data: Any) -> str | None:
+    """Return what the header of a table calls the column of the labels, or None."""
+    if data.feature_names is None or not is_table(source.data):
+        return None
+    row, _ = first_row(Path(source.data), source.delimiter)
+    if not set(data.feature_names) <= set(row):  # one has no name in the header
+        return None
+    return label_column_beside(source.data, row, data.feature_names, _label_column(source))
 
 
 def class_names(data: Any) -> Any:
@@ -182,13 +209,11 @@ def load_model(path: Path, data: str | None) -> tuple[Model, Any]:
     model = snode.load(model_path(path))
     source = trained_on(model)
     if data is None or source.is_same_data(data):
-        dataset = load_data(source)
-        check_features(model, dataset.x_train, dataset.name)
+        dataset = _in_order(model, load_data(source, model))
         if model.classes is not None and dataset.n_classes:
             dataset = dataset.with_classes(model.classes)
     else:
-        dataset = load_data(other_source(source, data))
-        check_features(model, dataset.x_train, dataset.name)
+        dataset = _in_order(model, load_data(other_source(source, data), model))
         dataset = _with_classes_of(model, source, dataset)
     if model.standardisation is not None:
         dataset = dataset.standardised(model.standardisation)
@@ -203,20 +228,37 @@ def is_other_data(model: Model, data: str | None) -> bool:
 def other_source(source: Source, data: str) -> Source:
     """Return the source of another file, read like that of the training data if it can be."""
     other = replace(source, data=data, test_fraction=None)
-    is_table = {name: _is_table(name) for name in (data, source.data)}
-    if is_table[data] != is_table[source.data]:
+    if is_table(data) != is_table(source.data):
         return replace(other, label_column=None, delimiter=None, samples=None)
     return other
 
 
-def _is_table(name: str) -> bool:
+def is_table(name: str) -> bool:
+    """Whether a file of this name is a table."""
     return Path(name.removesuffix(".gz")).suffix.lower() in (".csv", ".tsv", ".txt")
 
 
-def check_features(model: Model, x: Any, name: str) -> None:
-    """Raise ValueError unless samples have as many features as the field takes."""
-    if x.shape[0] != model.field.n:
-        raise ValueError(f"{name} has {x.shape[0]} features; the model takes {model.field.n}")
+def label_name(model: Model) -> str | None:
+    """Return what the column of the labels was called where the model was trained, or None."""
+    name = model.manifest.get("label_name")
+    return name if isinstance(name, str) else None
+
+
+def _in_order(model: Model, data: Any) -> Any:
+    """Return the data with the features of the model, matched by name if both have names."""
+    if model.feature_names is not None and data.feature_names is not None:
+        say_order(data.feature_names, model, data.name)
+        data = data.with_feature_names(model.feature_names)
+    if data.x_train.shape[0] != model.field.n:
+        found = data.x_train.shape[0]
+        raise ValueError(f"{data.name} has {found} features; the model takes {model.field.n}")
+    return data
+
+
+def say_order(feature_names: Sequence[str] | None, model: Model, what: str) -> None:
+    """Print a line if features with these names are not in the order of the model."""
+    if feature_order(feature_names, model.feature_names, what) is not None:
+        err.print("columns put in the model's order", highlight=False)
 
 
 def _with_classes_of(model: Model, source: Source, data: Any) -> Any:

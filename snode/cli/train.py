@@ -46,12 +46,14 @@ from snode.cli.samples import (
     check_noise,
     class_names,
     final_numbers,
+    label_column_name,
     load_data,
     noise_unit,
     shown_name,
     shown_path,
     warnings_as_lines,
 )
+from snode.datasets.featurenames import storable_feature_names
 from snode.fields.layer import StandaloneField
 from snode.interrupts import stop_on_signals
 from snode.progress import Callback, bar, tell
@@ -224,6 +226,9 @@ def _train(
     options = replace(options, threads=check_threads(options.threads))
     asked: TrainOptions = options
     options, data = resolve(asked, load_data(Source.of(asked)))
+    if data.feature_names is not None:  # not after the training
+        storable_feature_names(data.feature_names, len(data.x_train))
+    label_name = label_column_name(Source.of(options), data)
     training_data, target = data, None
     if options.read_out and not data.n_classes:
         training_data, target = scaled_targets(data)
@@ -274,6 +279,7 @@ def _train(
             "total_seconds": round(seconds(), 3),
             "finished": runs.now(),
             "options": asdict(options),
+            "label_name": label_name,
             "field": repr(field),
             "cost": asdict(cost),
             "environment": runs.environment(),
@@ -386,7 +392,8 @@ def _write_run(folder: Path, result: Any, data: Any, manifest: dict[str, Any]) -
     encoding = data.encoding if data.image_shape is not None and is_encoded else None
     snode.save(folder / "model.safetensors", result.field, encoding=encoding,
                manifest=runs.plain(manifest), classes=class_names(data),
-               standardisation=data.standardisation)  # fmt: skip
+               standardisation=data.standardisation,
+               feature_names=data.feature_names)  # fmt: skip
     runs.write_history(folder / "history.csv", result)
     runs.write_json(folder / "manifest.json", manifest)
 

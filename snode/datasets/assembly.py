@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from snode.backend import creator_namespace
 from snode.datasets.base import Dataset
 from snode.datasets.encoding import AS_IS, check_encoding, check_float_dtype, encode
+from snode.datasets.featurenames import checked_feature_names
 
 __all__ = ["RawData", "Scaling", "assemble"]
 
@@ -39,6 +40,10 @@ class RawData:
         Advice added to the message when counts do not match.
     labels_guessed : bool
         Whether the labels are the last column of a table, only because it is the last.
+    feature_names : tuple of str, or None
+        Names of the features, if the file has any.
+    label_name : str
+        Name of the column of the labels, if the file has any.
     """
 
     source: str
@@ -48,6 +53,8 @@ class RawData:
     y_test: Host | None = None
     hint: str = ""
     labels_guessed: bool = False
+    feature_names: tuple[str, ...] | None = None
+    label_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,14 @@ def assemble(
         image_shape=image_shape,
         classes=classes,
         is_pixels=raw.x_train.dtype == np.uint8,
+        feature_names=_feature_names(raw, len(x_train)),
     )
+
+
+def _feature_names(raw: RawData, n: int) -> tuple[str, ...] | None:
+    if raw.feature_names is None:
+        return None
+    return checked_feature_names(raw.feature_names, n, f"{raw.source}: the names of the features")
 
 
 def _part(raw: RawData, part: str) -> tuple[Host, Host]:

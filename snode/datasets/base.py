@@ -12,6 +12,7 @@ from snode.backend import Array, array_namespace, is_array, own_error_state, pla
 from snode.copying import Portable
 from snode.datasets.classnames import match_names
 from snode.datasets.encoding import AS_IS, check_encoding, decode
+from snode.datasets.featurenames import checked_feature_names, feature_order
 from snode.seeds import as_generator
 
 __all__ = ["Dataset", "train_test_split"]
@@ -43,6 +44,8 @@ class Dataset(Portable):
         Whether the features were 8-bit pixels in the file.
     standardisation : (mean, scale), two (n,) float arrays, or None
         If the features are ``(original - mean) / scale``; see `standardised`.
+    feature_names : sequence of n different texts, or None
+        Names of the rows of `x_train`, kept as a tuple; see `with_feature_names`.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class Dataset(Portable):
     classes: np.ndarray[Any, Any] | None = None
     standardisation: tuple[Array, Array] | None = None
     is_pixels: bool = False
+    feature_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", check_encoding(self.encoding))
@@ -81,6 +85,9 @@ class Dataset(Portable):
             _check_test_fits(self.x_train, self.y_train, self.x_test, self.y_test)
         object.__setattr__(self, "n_classes", _checked_n_classes(self))
         _check_descriptions(self)
+        if self.feature_names is not None:
+            names = checked_feature_names(self.feature_names, self.x_train.shape[0])
+            object.__setattr__(self, "feature_names", names)
 
     def __repr__(self) -> str:
         n, m = self.x_train.shape
@@ -203,6 +210,43 @@ class Dataset(Portable):
             self, y_train=table[self.y_train],
             y_test=None if self.y_test is None else table[self.y_test],
             n_classes=len(classes), classes=np.asarray(classes),
+        )  # fmt: skip
+
+    def with_feature_names(self, feature_names: Any) -> Dataset:
+        """Return the same data with these features in this order, matched by name.
+
+        Parameters
+        ----------
+        feature_names : sequence of str
+            E.g. `Model.feature_names`. Data without names get these ones as they are, and so do
+            data whose names only count the columns (0, 1, 2, ... as pandas writes them).
+
+        Raises
+        ------
+        ValueError
+            If one of these names is missing in the data, or the data have another one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from snode.datasets import Dataset
+        >>> x, y = np.array([[1.0, 2.0], [7.0, 8.0]]), np.array([0, 1])
+        >>> data = Dataset(x, y, feature_names=["width", "length"])
+        >>> data.with_feature_names(["length", "width"]).x_train
+        array([[7., 8.],
+               [1., 2.]])
+        """
+        names = tuple(feature_names)
+        order = feature_order(self.feature_names, names, f"data set {self.name!r}")
+        if order is None:
+            return dataclasses.replace(self, feature_names=names)
+        rows = array_namespace(self.x_train).asarray(order)
+        numbers = self.standardisation
+        return dataclasses.replace(
+            self, x_train=self.x_train[rows],
+            x_test=None if self.x_test is None else self.x_test[rows],
+            standardisation=None if numbers is None else (numbers[0][rows], numbers[1][rows]),
+            feature_names=names,
         )  # fmt: skip
 
     def split(

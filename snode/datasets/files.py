@@ -64,7 +64,7 @@ def load_dataset(
         One of
 
         - `.npz` (`numpy.savez`): arrays ``x_train, y_train`` and, optionally,
-          ``x_test, y_test``;
+          ``x_test, y_test`` and the texts ``feature_names``;
         - `.mat` (MATLAB or Octave, ``-v7`` or older): variables of the same names;
         - `.csv`, `.tsv`, `.txt`, gzipped or not: one sample per line, a column of labels, perhaps
           a header row and an index in front, as pandas, R and `numpy.savetxt` write them;
@@ -112,7 +112,8 @@ def load_dataset(
     Returns
     -------
     Dataset
-        One column per sample. Without a test set in the file, `Dataset.split` makes one.
+        One column per sample. Without a test set in the file, `Dataset.split` makes one. The header
+        of a table gives its `feature_names`.
 
     Raises
     ------

@@ -14,21 +14,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from snode.datasets.classnames import some_names
+
 __all__ = [
+    "COUNTERS",
     "MISSING",
     "Guess",
     "counts_rows",
     "first_row_is_header",
     "is_name",
     "is_number",
+    "label_column_beside",
     "label_column_of",
     "leading_index_columns",
+    "names_features",
     "number",
     "warn_of_counter",
     "warn_of_labels",
 ]
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "-", "--", ".", "#n/a", "<na>")
+COUNTERS = ("id", "index", "row", "row_id", "rowid", "no", "no.", "nr", "obs", "#")
 _LABEL_NAMES = (
     ("label", "labels", "class", "classes", "target", "targets"),
     ("species", "category", "diagnosis", "outcome", "response", "variety", "digit"),
@@ -118,6 +124,75 @@ def label_column_of(
             )
         return Guess(int(wanted) % len(names))
     return _named_labels(source, names, header, index)
+
+
+def names_features(row: Sequence[str], features: Sequence[str], label: str | None) -> bool:
+    """Tell whether a first row names all these features, whatever else.
+
+    Numbers alone tell no header, they could be a sample, unless the name of the labels is there.
+    """
+    told_by = [*features, label] if label in row and label is not None else features
+    return any(map(is_name, told_by)) and set(features) <= set(row)
+
+
+def label_column_beside(
+    source: str,
+    row: Sequence[str],
+    features: Sequence[str],
+    wanted: int | str | None = None,
+    *,
+    required: bool = True,
+) -> str | None:
+    """Return the column of the labels, if there is any, in a header that names these features.
+
+    Parameters
+    ----------
+    source : str
+        File, for messages.
+    row : sequence of str
+        The header.
+    features : sequence of str
+        Names that are known.
+    wanted : int, str or None
+        The column of the labels in tables like this one. A name rules out a guess by position.
+    required : bool
+        Whether there must be labels: then a column that is left alone holds them, wherever it is.
+
+    Returns
+    -------
+    str or None
+        Of the columns that are left, but for an index, the one that is wanted, has a name of
+        labels, or is the last.
+
+    Raises
+    ------
+    ValueError
+        If any other column is left; names it.
+    """
+    known, index = set(features), leading_index_columns(row, True)
+    if isinstance(wanted, int):
+        wanted = row[wanted] if -len(row) <= wanted < len(row) else None
+    rest = [k for k in range(index, len(row)) if row[k] not in known]
+    # the first column may count the rows, or the second behind the labels
+    leading = [k for i, k in enumerate(rest[:2]) if k == index + i]
+    counters = [k for k in leading if row[k].lower() in COUNTERS and row[k] != wanted]
+    rest = [k for k in rest if k not in counters[:1]]
+    told = [k for k in rest if row[k] == wanted]
+    if rest and not told and not (required and len(rest) == 1):
+        others = [name if k in rest else "" for k, name in enumerate(row)]
+        guess = _named_labels(source, others, True, index)
+        told = [] if guess.by_position and isinstance(wanted, str) else [guess.column]
+    elif rest and not told:
+        told = rest
+    label = told[0] if told else None
+    extra = [row[k] for k in rest if k != label]
+    if extra:
+        hint = ", or name that of the labels by label_column (--label-column)"
+        raise ValueError(
+            f"{source}: not among the features of the model: {some_names(map(repr, extra))}; it "
+            f"takes {some_names(features)}; delete the others{'' if label in rest else hint}"
+        )
+    return row[label] if label in rest and label is not None else None
 
 
 def _named_labels(source: str, names: Sequence[str], header: bool | None, index: int) -> Guess:

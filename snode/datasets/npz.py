@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from snode.datasets.assembly import RawData
 from snode.datasets.npy import read_npy
 from snode.datasets.variables import raw_from_variables
 
-__all__ = ["read_npz"]
+__all__ = ["FEATURE_NAMES", "read_npz"]
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -26,11 +27,14 @@ _DAMAGE = (
     ValueError,
     OverflowError,
 )
+FEATURE_NAMES = "feature_names"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes
 
 
 def read_npz(path: Path, samples: str | None = None) -> RawData:
     """Return the variables of a `.npz` file that play the four roles, samples first.
+
+    A variable ``feature_names`` holds the names of the features.
 
     Raises
     ------
@@ -46,13 +50,14 @@ def read_npz(path: Path, samples: str | None = None) -> RawData:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if len(set(names)) < len(names):
             raise ValueError(f"{path}: has two variables of one name")
-        return raw_from_variables(
-            str(path),
-            names,
-            lambda name: _read_member(archive, path, name, budget),
-            "rows",
-            samples,
-        )
+
+        def read(name: str) -> NDArray[Any]:
+            return _read_member(archive, path, name, budget)
+
+        raw = raw_from_variables(str(path), names, read, "rows", samples)
+        if FEATURE_NAMES not in names:
+            return raw
+        return replace(raw, feature_names=tuple(read(FEATURE_NAMES).ravel().tolist()))
 
 
 def _likely(path: Path) -> str:

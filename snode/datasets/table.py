@@ -11,6 +11,7 @@ import io
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from snode._expansion import BoundedReader, Budget
 from snode.datasets.assembly import RawData
 from snode.datasets.headers import (
+    COUNTERS,
     MISSING,
     Guess,
     counts_rows,
@@ -34,11 +36,10 @@ from snode.datasets.headers import (
     warn_of_counter,
 )
 
-__all__ = ["read_table"]
+__all__ = ["first_row", "read_table"]
 
 _DELIMITERS = "\t;, "
 _SNIFFED_LINES = 20
-_COUNTERS = ("id", "index", "row", "row_id", "rowid", "no", "no.", "nr", "obs", "#")
 
 Row = tuple[int, list[str]]
 """Line number in the file, from 1, and the cells."""
@@ -58,9 +59,25 @@ def read_table(
         If a line has the wrong number of cells, or a cell that is no number (named by row and
         column), or the label column does not exist, or what the first row is cannot be told.
     """
+    with _text(path) as file:
+        return _read(path, file, label_column, delimiter, header)
+
+
+def first_row(path: Path, delimiter: str | None = None) -> tuple[list[str], bool]:
+    """Return the cells of the first row, and whether `read_table` takes it for names in any case.
+
+    Errors are those of `read_table`.
+    """
+    with _text(path) as file:
+        _, top, header = _start(path, file, delimiter, None)
+        return [cell.strip() for cell in top[0][1]], bool(header)
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[io.TextIOBase]:
     try:
         with _opened(path) as file:
-            return _read(path, file, label_column, delimiter, header)
+            yield file
     except (UnicodeDecodeError, zlib.error, EOFError, OSError, _CsvError) as error:
         raise ValueError(f"{path}: not a readable text table ({error})") from error
     except _ExpandedError as error:
@@ -106,14 +123,7 @@ def _read(
     delimiter: str | None,
     header: bool | None,
 ) -> RawData:
-    lines = _Lines(file)
-    if delimiter is None:
-        delimiter = _sniff(lines.peek(_SNIFFED_LINES))
-    rows = _rows(lines, delimiter)
-    top = list(islice(rows, 2))
-    if not top:
-        raise ValueError(f"{path}: empty table")
-    top, header = _with_comment(top, lines.comments, delimiter, header)
+    rows, top, header = _start(path, file, delimiter, header)
     width = len(top[0][1])
     if width < 2:
         raise ValueError(
@@ -127,6 +137,21 @@ def _read(
     for row in chain(top[1:], rows):
         table.add(*row)
     return table.finish()
+
+
+def _start(
+    path: Path, file: Iterable[str], delimiter: str | None, header: bool | None
+) -> tuple[Iterator[Row], list[Row], bool | None]:
+    """Return the rows that follow, the first ones, and whether these begin with names."""
+    lines = _Lines(file)
+    if delimiter is None:
+        delimiter = _sniff(lines.peek(_SNIFFED_LINES))
+    rows = _rows(lines, delimiter)
+    top = list(islice(rows, 2))
+    if not top:
+        raise ValueError(f"{path}: empty table")
+    top, header = _with_comment(top, lines.comments, delimiter, header)
+    return rows, top, header
 
 
 class _Lines:
@@ -170,6 +195,11 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[Row]:
                 yield lines.number, cells
     except (csv.Error, TypeError) as error:
         raise _CsvError(error) from error
+
+
+def _named(column: int, name: str) -> str:
+    """Return the name of a column (from 1), also of one that the header leaves without."""
+    return name or f"column {column}"
 
 
 def _sniff(lines: list[str]) -> str:
@@ -309,7 +339,11 @@ class _Table:
         features, columns = self._without_index(features, names if header else None)
         labels = self._label_array()
         warn_of_counter(str(self.path), features, columns)
-        return RawData(str(self.path), features, labels, labels_guessed=self.guess.by_position)
+        return RawData(
+            str(self.path), features, labels, labels_guessed=self.guess.by_position,
+            feature_names=tuple(_named(*column) for column in columns) if header else None,
+            label_name=_named(self.label + 1, names[self.label]) if header else "",
+        )  # fmt: skip
 
     def _refuse_first_row(self) -> NoReturn:
         line, cells = self.first
@@ -331,7 +365,7 @@ class _Table:
                 )
         own = [k for k in range(self.index, self.width) if k != self.label]
         columns = [(k + 1, "" if names is None else names[k]) for k in own]
-        counter = len(own) > 1 and columns[0][1].lower() in _COUNTERS
+        counter = len(own) > 1 and columns[0][1].lower() in COUNTERS
         if counter and counts_rows(features[:, 0]):
             features, columns = features[:, 1:], columns[1:]
         if features.shape[1] == 0:
