@@ -270,8 +270,8 @@ def _numbers_are_names(
 def _undecided(source: str, what: str) -> ValueError:
     return ValueError(
         f"{source}: row 1 could be a sample or, as pandas writes them, the names of the columns "
-        f"({what}); pass header=True or header=False (--header, --no-header), or give the columns "
-        "names that are no numbers"
+        f"({what}); give the columns names that are no numbers, or in Python pass header=True "
+        "or header=False"
     )
 
 

@@ -350,7 +350,7 @@ class _Table:
         k = next(k for k, c in enumerate(cells) if k != self.label and not is_number(c))
         raise ValueError(
             f"{self.path}: row {line}, column {k + 1}: expected a number; got {cells[k]!r} (if row "
-            f"{line} holds the names of the columns, pass header=True (--header))"
+            f"{line} holds the names of the columns, in Python pass header=True)"
         )
 
     def _without_index(

@@ -1,8 +1,18 @@
 """Networks small enough to train all twenty of them in the tests."""
 
+from pathlib import Path
+
 import pytest
 
 import snode
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark all tests of this folder slow."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
