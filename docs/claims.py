@@ -79,8 +79,14 @@ def make_table(head, rows, widths):
 
 
 def make_row(texts):
-    """Return a row of a table."""
-    paragraphs = (nodes.paragraph("", "", nodes.Text(text)) for text in texts)
+    """Return a row of a table; between backticks is code."""
+    paragraphs = (
+        nodes.paragraph("", "", *(
+            nodes.literal("", part) if k % 2 else nodes.Text(part)
+            for k, part in enumerate(text.split("`"))
+        ))
+        for text in texts
+    )  # fmt: skip
     return nodes.row("", *(nodes.entry("", paragraph) for paragraph in paragraphs))
 
 

@@ -33,7 +33,7 @@ def moons_through_depth() -> Any:
     sol = snode.solve_direct(result.field, x, keep="trajectory")
 
     figure, axes = plt.subplots(
-        1, 5, figsize=(11, 2.7), sharex=True, sharey=True, layout="constrained"
+        1, 5, figsize=(9, 2.7), sharex=True, sharey=True, layout="constrained"
     )
     for ax, i in zip(axes, (0, 15, 30, 45, 60), strict=True):
         for c, (marker, colour) in enumerate((("o", DARK), ("^", LIGHT))):
@@ -42,7 +42,8 @@ def moons_through_depth() -> Any:
         ax.set(title=f"depth t = {sol.t[i]:.2f}", xlabel="$x_0$", aspect="equal")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("$x_1$")
-    axes[0].legend(fontsize="x-small", loc="lower left", handletextpad=0.1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -86,7 +87,7 @@ def main() -> None:
     """Write all figures."""
     FOLDER.mkdir(exist_ok=True)
     for name in LESSONS:
-        lesson(name).savefig(FOLDER / f"lesson_{name}.png", dpi=80)
+        lesson(name).savefig(FOLDER / f"lesson_{name}.png", dpi=110)
     for name, draw in (("moons", moons_through_depth), ("sobolev", sobolev_gradient)):
         draw().savefig(FOLDER / f"{name}.png", dpi=110)
 

@@ -29,7 +29,7 @@ def cells_of(script):
     source = script.read_text(encoding="utf-8")
     lines, tree = source.splitlines(), ast.parse(source)
     title, _, header = ast.get_docstring(tree).partition("\n")
-    yield "markdown", f"# {title}\n{header}"
+    yield "markdown", f"# {title.rstrip('.')}\n{header}"
     code, end, before = [], tree.body[0].end_lineno, False
     for node in tree.body[1:]:
         text = "\n".join(lines[end : node.end_lineno]).strip()

@@ -1,4 +1,6 @@
-r"""How often do local methods miss the largest logarithmic norm? Against all vertices.
+r"""Local methods against all vertices.
+
+How often do local methods miss the largest logarithmic norm?
 
 f = max lambda_max(Sym(D A)) over d in [m, 1]^n is attained at a vertex, d_i in {m, 1}: for small n
 all 2^n can be tried, which gives the truth. Against it:
@@ -136,7 +138,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw how often the maximum is found, by how much it is missed, and the gap."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     share, missing, gap = figure.subplots(1, 3)
     sizes = sorted({p["n"] for p in numbers["problems"]})
     for shift, (name, (colour, marker, line)) in zip(

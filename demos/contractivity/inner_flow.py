@@ -1,4 +1,4 @@
-r"""The inner problem of paper 003: a gradient system for the slopes, and where it ends.
+r"""The inner problem: a gradient flow for the slopes, and where it ends.
 
 Paper 003 (Guglielmi et al.; arXiv 2402.13092): two trajectories of x' = sigma(Ax + b) with slopes
 of sigma in [m, 1] part at most like exp(f t), with
@@ -110,7 +110,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw objective, number of active slopes, residual, and where the flows end."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
     (value, active), (residual, ends) = figure.subplots(2, 2)
     best, flows = numbers["lower"], numbers["flows"]
     for flow in flows:

@@ -1,4 +1,6 @@
-r"""A neural ODE for MNIST, made contractive afterwards: attacks and certificates, before and after.
+r"""A neural ODE for MNIST, made contractive.
+
+Attacks and certificates, before and after.
 
 Paper 003 (Guglielmi et al., arXiv 2402.13092), last experiment: a weight-tied one-layer neural ODE
 
@@ -217,7 +219,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw the accuracy under attack, and between what bounds the true one is."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
     titles = {"FGSM inf": "FGSM", "PGD inf": "PGD, maximum norm", "PGD 2": "PGD, 2-norm"}
     for ax, (key, title) in zip(axes.flat, titles.items(), strict=False):

@@ -1,4 +1,6 @@
-r"""Several layers: x' = sigma(A_k ... sigma(A_1 x)), a two-sided bound and what was there before.
+r"""Several layers.
+
+x' = sigma(A_k ... sigma(A_1 x)): a two-sided bound, and what was there before.
 
 The Jacobians are J = D_k A_k ... D_1 A_1 with slopes in [m, 1] in every D_j. Paper 003 (Guglielmi
 et al.; arXiv 2402.13092) extends its two levels to this case. The gradient of z^T J z with respect
@@ -96,7 +98,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw two layers against m, and the bounds and the gap against the depth of the stack."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     two, depth, gap = figure.subplots(1, 3)
     rows = numbers["two_layers"]
     m = [r["m"] for r in rows]

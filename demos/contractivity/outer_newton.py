@@ -1,4 +1,6 @@
-r"""The outer problem of paper 003: the smallest slope m for which a matrix is contractive.
+r"""The outer problem: the smallest slope.
+
+The smallest slope m for which a matrix is contractive.
 
 f(m) = max lambda_max(Sym(D A)) over d in [m, 1]^n. The outer level of the paper's method (Guglielmi
 et al.; arXiv 2402.13092) looks for the smallest m with f(m) <= c, by Newton's method safeguarded
@@ -160,7 +162,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw f with both bounds, the iterates, their convergence, and the exact test."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7.6), layout="constrained")
+    figure = Figure(figsize=(10, 7.6), layout="constrained")
     (whole, near), (convergence, test) = figure.subplots(2, 2)
     _draw_bounds(whole, numbers)
     whole.plot(numbers["m"], numbers["crude"], "-.", color="0.5", label="bound by norms")

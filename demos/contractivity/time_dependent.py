@@ -1,4 +1,6 @@
-r"""Time-dependent matrices: bounds along t, warm starts, and growth against the bound.
+r"""Time-dependent matrices.
+
+Bounds along t, warm starts, and growth against the bound.
 
 For x' = sigma(A(t) x + b(t)) with slopes in [m, 1], paper 003 (Guglielmi et al.; arXiv 2402.13092)
 bounds the distance of two trajectories by
@@ -123,7 +125,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw the bounds along t, the growth, and the work of cold and warm searches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
     (rate, growth), (work, loss) = figure.subplots(2, 2)
     _draw_rate(rate, numbers)
     _draw_growth(growth, numbers)

@@ -1,4 +1,6 @@
-r"""Pairs of trajectories under the bound, before and after a field is made contractive.
+r"""Trajectories before and after.
+
+Pairs under the bound, before and after a field is made contractive.
 
 x' = sigma(Ax + b) with slopes of sigma in [m, 1]: |u(t) - v(t)| <= exp(f t) |u(0) - v(0)| with f
 the largest logarithmic norm of D A (paper 003, Guglielmi et al.; arXiv 2402.13092). Where f > 0,
@@ -126,7 +128,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw the plane and the growth of the distances for the 2 x 2 fields, and the sizes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
     axes = figure.subplots(2, 4, width_ratios=(1, 1, 1, 1.1))
     plane = numbers["cases"][0]
     for column, name in enumerate(NAMES):
@@ -190,8 +192,8 @@ def _draw_rates(ax: Any, cases: list[dict[str, Any]]) -> None:
     ax.plot([], [], "_", ms=10, mew=2, color="black", label="certified")
     ax.axhline(0, color="0.6", lw=0.8, zorder=0)
     ax.set(xlabel="n", xticks=n, ylabel="rate", title=f"Slowest pair at t = {T:g}")
-    ax.set_ylim(top=1.3)
-    ax.legend(fontsize="small", ncols=2, loc="upper right")
+    ax.set_ylim(top=2.6)  # room for the legend
+    ax.legend(fontsize="small", loc="upper right")
     ax.grid(alpha=0.3)
 
 

@@ -1,4 +1,6 @@
-"""The three problems of a neural ODE by hand: one neuron, explicit Euler, ten lines each.
+"""The adjoint by hand.
+
+The three problems of a neural ODE for one neuron: explicit Euler, ten lines each.
 
 One neuron with weight W(t) and bias b(t), constant on each of K cells of width h = T/K. For a cost
 E = (x(T) - y)^2 / 2, and with a_i = W_i x_i + b_i, s_i = tanh'(a_i) = 1 - tanh(a_i)^2:
@@ -24,7 +26,7 @@ is a V: the Taylor remainder falls like eps (central differences: eps^2), roundi
 Reference: Jaroudi et al., *Standalone Neural ODEs with Sensitivity Analysis*, arXiv 2205.13933,
 eqs. (1), (2), (6)-(8); for the V: Nocedal, Wright, *Numerical Optimization*, Section 8.1.
 
-    python demos/lessons/adjoint_by_hand_one_neuron.py --full --out figure.png
+    python -m snode reproduce lessons adjoint_by_hand_one_neuron --full
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw the state, the adjoint, the gradient densities and the V of finite differences."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     left, right = figure.subfigures(1, 2)
     top, bottom = left.subplots(2, 1, sharex=True)
     t = numbers["t"]
@@ -135,7 +137,7 @@ def plot(numbers: dict[str, Any]) -> Any:
         bottom.stairs(numbers[key], t, baseline=None, ls=line, color=colour, lw=1.5, label=label)
     bottom.axhline(0, color="0.7", lw=0.8, zorder=0)
     bottom.set(xlabel="depth t", ylabel="gradient density",
-               title="What a change of the weights at depth t does to the cost")  # fmt: skip
+               title="Effect on the cost of a change at depth t")  # fmt: skip
     ax = right.subplots()
     eps = numbers["eps"]
     for key, style, colour in (("one_sided", "o-", COLOURS[0]), ("central", "s--", COLOURS[1])):
@@ -145,8 +147,8 @@ def plot(numbers: dict[str, Any]) -> Any:
     ax.axhline(worst, color=COLOURS[3], ls="-.", lw=1.5,
                label="by hand against snode, the worst of all")  # fmt: skip
     ax.set(xlabel=r"step $\varepsilon$ of the difference",
-           ylabel="relative difference from the adjoint's derivative",
-           title="Finite differences: Taylor remainder against rounding")  # fmt: skip
+           ylabel="relative difference from the adjoint",
+           title="Finite differences: Taylor and rounding")  # fmt: skip
     for ax_ in (top, bottom, ax):
         ax_.grid(alpha=0.3)
         ax_.legend(fontsize="small")

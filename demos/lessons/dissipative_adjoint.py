@@ -1,4 +1,6 @@
-"""Why the state must not be integrated backwards: gradients of a dissipative problem.
+"""The adjoint of a dissipative problem.
+
+Why the state must not be integrated backwards:
 
     y' = -k (y - cos t),    y(0) = 1,    L = y(T),    T = 2,    wanted: dL/dk.
 
@@ -32,7 +34,7 @@ is short, checkpoints (`solve_direct(..., checkpoints="auto")`) give the same gr
 Reference: Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, Section I.10 (error
 growth of a perturbation); Sandu, *On the Properties of Runge-Kutta Discrete Adjoints*, ICCS 2006.
 
-    python demos/lessons/dissipative_adjoint.py --full --out figure.png
+    python -m snode reproduce lessons dissipative_adjoint --full
 """
 
 from __future__ import annotations
@@ -115,7 +117,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw the errors (left) and the evaluations (right) against k."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = dict(zip(METHODS, (("x-", COLOURS[1]), ("o-", COLOURS[0]), ("s--", COLOURS[3])),
                       strict=True))  # fmt: skip

@@ -1,4 +1,6 @@
-"""How fast does the error fall when the steps get shorter? One line for each method.
+"""Order of convergence.
+
+How fast does the error fall when the steps get shorter? One line for each method.
 
 A Runge-Kutta method of order p, with N equal steps of length h = T/N, leaves the error
 
@@ -19,7 +21,7 @@ about error^(-1/p) of them: the slope again tells the order.
 Reference: Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd ed.,
 Sections II.3 (order), II.4 (step control) and II.10 (work-precision diagrams).
 
-    python demos/lessons/order_of_convergence.py --full --out figure.png
+    python -m snode reproduce lessons order_of_convergence --full
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw error against steps (left) and against evaluations (right)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     n_steps = numbers["n_steps"]
     styles = zip(

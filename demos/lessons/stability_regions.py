@@ -1,4 +1,6 @@
-"""How long may a step be before a decaying solution grows? The stability region of each method.
+"""Stability regions.
+
+How long may a step be before a decaying solution grows?
 
 On the test equation x' = lambda x every Runge-Kutta step multiplies by the same number,
 
@@ -18,7 +20,7 @@ The experiment: x' = -x with 200 steps of 0.95 and of 1.05 times that limit.
 Reference: Hairer, Wanner, *Solving Ordinary Differential Equations II*, 2nd ed., Section IV.2
 (Fig. 2.1 there shows the regions of the methods with as many stages as their order).
 
-    python demos/lessons/stability_regions.py --full --out figure.png
+    python -m snode reproduce lessons stability_regions --full
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     colours = (COLOURS[2], COLOURS[1], COLOURS[1], COLOURS[0], COLOURS[3], "0.3")
     lines = ("-", "--", "--", "-", ":", "-.")

@@ -1,4 +1,6 @@
-"""How does a solver choose its steps? ode45 on van der Pol's oscillator.
+"""Step control on van der Pol's oscillator.
+
+How does ode45 choose its steps?
 
     x'' = mu (1 - x^2) x' - x,     as a system     x' = v,   v' = mu (1 - x^2) v - x
 
@@ -24,7 +26,7 @@ stiff: it is stability that limits the step there, not accuracy.
 Reference: Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd ed.,
 Section II.4; II, Section IV.1 and IV.2 for the stiff side of van der Pol.
 
-    python demos/lessons/step_control_van_der_pol.py --full --out figure.png
+    python -m snode reproduce lessons step_control_van_der_pol --full
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Handwritten digits flowing through a standalone neural ODE.
+"""Digits on their way through a network.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933) writes a whole network as x' = sigma(W(t) x + b(t)):
 an image is the initial value, the class is read off the first ten components of x(T). The paper
@@ -57,7 +57,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     """Draw the states of the digits along depth, the class components of one, and accuracy."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
     _plot_states(left, numbers)
     components, accuracy = right.subplots(2, 1)
@@ -82,8 +82,8 @@ def _plot_states(part: Any, numbers: dict[str, Any]) -> None:
     part.colorbar(image, ax=axes, orientation="horizontal", label="state $x(t)$, 196 components",
                   shrink=0.5, aspect=40, pad=0.02)  # fmt: skip
     part.suptitle(
-        "One ODE: the image is x(0); the class is the brightest of the first ten pixels "
-        "(top row) of x(3)",
+        "One ODE: the image is x(0); the class is the brightest\n"
+        "of the first ten pixels (top row) of x(3)",
         fontsize=9,
     )
 

@@ -1,4 +1,4 @@
-"""Figure 2 and Table 1 of paper 001: training with Euler and with ODE45.
+"""Figure 2 and Table 1: training with Euler and with ODE45.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), section 5: a standalone neural ODE is trained on 14x14
 MNIST once with explicit Euler and once with an adaptive solver (ODE45). Figure 2 shows the

@@ -1,4 +1,4 @@
-"""Figures 4, 7, 8, 9 and 10 of paper 001: noise on its way through a network, and its prediction.
+"""Figures 4 and 7 to 10: noise on its way through a network, and its prediction.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), section 5 and appendix C: Gaussian noise is added to
 test images. The sensitivity problem (2), solved along the clean trajectory, predicts the

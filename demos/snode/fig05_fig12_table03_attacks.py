@@ -1,4 +1,6 @@
-"""Figures 5 and 12 and Table 3 of paper 001: which small perturbations fool which network.
+"""Figures 5 and 12, Table 3: attacks.
+
+Which small perturbations fool which network?
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), section 5 and appendix D: networks trained by SGD, by
 NCG and by NCG with the Sobolev gradient, without weight decay, are attacked with the sensitivity
@@ -201,7 +203,7 @@ def plot(numbers: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     columns = _columns(numbers)
-    figure = Figure(figsize=(3.0 * len(columns) + 0.6, 8.4), layout="constrained")
+    figure = Figure(figsize=(2.4 * len(columns) + 0.4, 9), layout="constrained")
     axes = figure.subplots(len(TRAININGS), len(columns), sharex=True, sharey=True, squeeze=False)
     for row, training in zip(axes, TRAININGS, strict=True):
         for ax, column in zip(row, columns, strict=True):
@@ -210,7 +212,7 @@ def plot(numbers: dict[str, Any]) -> Any:
                 _curves(ax, runs, numbers["radii"])
             activation, cost = column.split("-")
             kind = train_models.Kind(cost, activation, training)
-            ax.set_title(f"{train_models.TRAINING_NAMES[training]}: {common.heading(kind)}",
+            ax.set_title(f"{train_models.TRAINING_NAMES[training]}\n{common.heading(kind)}",
                          fontsize=9)  # fmt: skip
             ax.grid(alpha=0.3)
     for ax in axes[-1]:

@@ -1,4 +1,6 @@
-"""Figure 6 of paper 001: weights through depth, trained with L2, with the Sobolev gradient, by SGD.
+"""Figure 6: weights through depth.
+
+Trained with L2, with the Sobolev gradient, by SGD.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), appendix B.2: an example of trained weights. The
 paper's claim: with the Sobolev gradient they are smoother than with the L2 gradient, and than those

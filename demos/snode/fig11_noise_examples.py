@@ -1,4 +1,4 @@
-"""Figure 11 of paper 001: what Gaussian noise does to digits.
+"""Figure 11: noisy digits.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), appendix C: images with noise of several of the
 standard deviations of Figure 3. The figure illustrates; the paper makes no claim about it. Its

@@ -1,4 +1,4 @@
-"""Figures 13 to 15 of paper 001: adversarial images and their perturbations.
+"""Figures 13 to 15: adversarial images and their perturbations.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), appendix D: Figure 13 shows one test image that can be
 fooled in networks trained by SGD, NCG and Sobolev NCG with perturbations of similar size, Figures

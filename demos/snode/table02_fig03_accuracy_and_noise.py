@@ -1,4 +1,6 @@
-"""Table 2 and Figure 3 of paper 001: accuracy of the twenty networks, on clean and noisy images.
+"""Table 2 and Figure 3: accuracy and noise.
+
+Twenty networks, on clean and on noisy images.
 
 Paper 001 (Jaroudi et al., arXiv 2205.13933), section 5: ResNets trained by SGD (RMSprop) and
 standalone neural ODEs trained by nonlinear conjugate gradients (NCG), with relu and tanh, cross
