@@ -84,6 +84,61 @@ def test_formulas_are_drawn_without_a_network(page, tmp_path):
         assert "<mjx-container" in text
 
 
+PHONE = 390  # px
+LOOK = r"""<!doctype html><html><body><pre id="found"></pre><script>
+async function look(name) {
+  const frame = document.createElement("iframe");
+  frame.style = "width: %(width)dpx; height: 844px; border: 0";
+  frame.src = "%(root)s/" + name;
+  document.body.append(frame);
+  await new Promise(done => { frame.onload = done; });
+  const page = frame.contentDocument, jax = frame.contentWindow.MathJax;
+  if (jax && jax.startup) await jax.startup.promise;
+  const root = page.documentElement;
+  const seen = { scroll: root.scrollWidth, width: root.clientWidth };
+  seen.drawn = page.querySelectorAll("mjx-container").length;
+  page.querySelectorAll("script, style, pre, code").forEach(e => e.remove());
+  seen.raw = /\\[(\[]/.test(page.body.textContent);
+  frame.remove();
+  return seen;
+}
+(async () => {
+  const found = {}, left = %(pages)s;
+  const lane = async () => {
+    for (let name; (name = left.pop()); ) found[name] = await look(name);
+  };
+  await Promise.all(Array.from({ length: 12 }, lane));
+  document.getElementById("found").textContent = JSON.stringify(found);
+})();
+</script></body></html>"""
+
+
+@pytest.mark.slow
+@built
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_no_page_scrolls_sideways_on_a_phone_or_shows_raw_formulas(tmp_path):
+    pages = [p.relative_to(HTML).as_posix() for p in sorted(HTML.rglob("*.html"))
+             if not {"_modules", "_static"} & set(p.parts)]  # fmt: skip
+    assert len(pages) > 50
+    file = tmp_path / "look.html"
+    file.write_text(
+        LOOK % {"width": PHONE, "root": HTML.as_uri(), "pages": json.dumps(pages)}, encoding="utf-8"
+    )
+    flags = [f for f in FLAGS if "virtual-time" not in f]
+    done = subprocess.run(
+        [CHROMIUM, *flags, "--virtual-time-budget=2000000", "--hide-scrollbars",
+         "--allow-file-access-from-files",
+         f"--user-data-dir={tmp_path / 'user'}", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    found = json.loads(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)[1])
+    assert set(found) == set(pages)
+    assert {seen["width"] for seen in found.values()} == {PHONE}
+    assert [name for name, seen in found.items() if seen["scroll"] > PHONE] == []
+    assert [name for name, seen in found.items() if seen["raw"]] == []
+    assert sum(seen["drawn"] > 0 for seen in found.values()) > 20  # so formulas were looked at
+
+
 def _module(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
