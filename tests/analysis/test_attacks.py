@@ -94,13 +94,23 @@ SOLVERS = {
     "ode45": snode.Solver("ode45", rtol=1e-10, atol=1e-12),
     "checkpoints": snode.Solver("heun", checkpoints=2),
 }
+THOUSAND_STEPS = ("linear", "cubic")
+"""By ode45 with these tolerances: kinks of the weights at every node."""
 
 
 # --- derivatives ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(
+    ("name", "solver"),
+    [
+        pytest.param(
+            name, solver, marks=[pytest.mark.slow] * (solver == "ode45" and name in THOUSAND_STEPS)
+        )
+        for name in FIELDS
+        for solver in SOLVERS
+    ],
+)
 def test_rows_and_gradients_are_central_differences(name, solver):
     field, solver = FIELDS[name], snode.ode.problems.as_solver(SOLVERS[solver])
     rng = np.random.default_rng(0)
@@ -531,6 +541,7 @@ def test_deepfool_reaches_the_distance_of_a_linear_model(C):
     assert np.allclose(result.norm2, linear_distances(A, c, x, y), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_carlini_wagner_reaches_the_distance_of_a_linear_model():
     # two classes: with more, the method may settle for a class that is not the nearest
     field, A, c = linear_field(C=2)
