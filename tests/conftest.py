@@ -8,6 +8,7 @@ import importlib
 import signal
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -15,6 +16,25 @@ import pytest
 from snode import StandaloneField, get_activation, solve_direct
 
 DEMOS = Path(__file__).parent.parent / "demos"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark cases of a grid slow: all but the first and about one in n, by chance, once for all."""
+    seen = set()
+    for item in items:
+        grid, function = item.get_closest_marker("grid"), item.nodeid.partition("[")[0]
+        if grid and function in seen and crc32(item.nodeid.encode()) % grid.args[0]:
+            item.add_marker(pytest.mark.slow)
+        seen.add(function)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hangup():
+    """A closed terminal ends a process, also where the tests were started by nohup."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 # name, parameters, points where sigma is not smooth (sigma' or sigma'' jumps)
 ACTIVATIONS = (

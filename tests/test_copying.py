@@ -13,6 +13,8 @@ import pytest
 import snode
 from snode.copying import LostFunction
 
+pytestmark = pytest.mark.grid(2)
+
 
 def square(t, x):
     return x**2

@@ -16,6 +16,8 @@ from snode.backend import array_namespace, creator_namespace, is_array, to_host
 from snode.training.gradients import FieldProblem
 from snode.training.hotpath import EulerProblem
 
+pytestmark = pytest.mark.grid(3)
+
 COST = Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=3)
 INNERS = [L2(), H1(0.5), Euclidean()]
 EPS = np.finfo(np.float64).eps

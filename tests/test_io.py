@@ -20,6 +20,8 @@ from snode.fields.mlp import MLPField
 from snode.matlab import export_mat, import_mat
 from snode.results import ModelFormatError
 
+pytestmark = pytest.mark.grid(2)
+
 MEMORY = 50e6  # bytes: the most that a small hostile file may cost
 
 

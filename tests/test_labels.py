@@ -14,6 +14,8 @@ from snode.analysis.robustness import accuracy_under_attack
 from snode.analysis.sensitivity import saliency
 from snode.labels import check_labels
 
+pytestmark = pytest.mark.grid(3)
+
 C, M = 3, 6
 Y = np.array([0, 1, 2, 0, 1, 2])
 FIELD = snode.StandaloneField.random(4, 1.0, 5, rng=0)

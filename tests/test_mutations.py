@@ -511,8 +511,9 @@ def run_python(folder, *arguments):
 
 def run_tests(folder, nodes):
     return run_python(
-        folder, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{n}" for n in nodes)
-    )
+        folder, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu",
+        *(f"tests/{n}" for n in nodes),
+    )  # fmt: skip
 
 
 def test_there_are_ten_and_more():

@@ -19,6 +19,8 @@ from snode.analysis.attacks import (
 from snode.analysis.rows import adjoint_rows
 from snode.fields.base import n_outputs, outputs, outputs_vjp
 
+pytestmark = pytest.mark.grid(3)
+
 WIDE = (-50.0, 50.0)
 INF = (-np.inf, np.inf)
 

@@ -11,6 +11,8 @@ import snode
 from snode.analysis.contractivity import Verdict
 from snode.results import Status
 
+pytestmark = pytest.mark.grid(3)
+
 SLOPES = [(0.0, 1.0), (0.1, 1.0), (1.0, 1.0), (0.5, 0.5), (1 - 1e-12, 1.0), (-1.0, 1.0), (0.0, 0.0)]
 POSITIVE = [(0.1, 1.0), (1.0, 1.0), (1 - 1e-12, 1.0), (1e-3, 1.0)]
 SHIFTS = [0.0, 1.0, -1.0, -1e-8, 1e-301, -1e-301]

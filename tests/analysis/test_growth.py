@@ -238,6 +238,7 @@ def random_fields(count):
         yield field, rng
 
 
+@pytest.mark.slow
 def test_ten_thousand_pairs_never_exceed_the_bound():
     pairs, best = 0, {kind: [] for kind in KINDS}
     for field, rng in random_fields(50):

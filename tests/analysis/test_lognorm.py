@@ -135,6 +135,7 @@ def test_the_rotation_takes_a_quarter_turn_of_slopes():
 # --- brute force ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_vertices_of_200_random_matrices(record_property):
     rng = np.random.default_rng(7)
     missed = {"one start": 0, "flow": 0, "alternating": 0}

@@ -48,6 +48,7 @@ def flips(field, x, found, directions, fractions):
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "activation", "n_steps"), [
     (1, "identity", 1), (1, "tanh", 3), (2, "identity", 2), (3, "leaky_relu", 4),

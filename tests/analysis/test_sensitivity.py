@@ -19,6 +19,8 @@ from snode.backend import to_host
 from snode.fields.base import outputs
 from snode.fields.layer import LayerLinearization
 
+pytestmark = pytest.mark.grid(3)
+
 N, M, C = 4, 5, 3
 ODE45 = Solver("ode45", rtol=1e-6, atol=1e-8)
 SOLVERS = ["euler", "rk4", ODE45, Solver("heun", checkpoints=2)]

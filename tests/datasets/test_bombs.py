@@ -96,6 +96,7 @@ BOMBS = [
 ]  # fmt: skip
 
 
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("make", BOMBS)
 def test_bombs_are_refused_in_little_memory(tmp_path, make):
     path = make(tmp_path)

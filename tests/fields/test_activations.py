@@ -10,6 +10,8 @@ import snode
 from snode.fields import activations
 from snode.fields.slopes import check_slopes
 
+pytestmark = pytest.mark.grid(3)
+
 EPS = np.finfo(np.float64).eps
 
 

@@ -8,6 +8,8 @@ from scipy.interpolate import CubicSpline
 
 from snode.fields.depth import KINDS, DepthBasis
 
+pytestmark = pytest.mark.grid(4)
+
 EPS = np.finfo(np.float64).eps
 CELLS = [1, 2, 3, 4, 5, 9, 40]
 T = 1.7

@@ -10,6 +10,8 @@ import snode
 from snode import StandaloneField
 from snode.fields.base import Linearization, VectorField
 
+pytestmark = pytest.mark.grid(4)
+
 EPS = np.finfo(np.float64).eps
 DEPTHS = (0.0, 0.31, 0.77, 1.5)  # ends and off-node depths for T = 1.5
 

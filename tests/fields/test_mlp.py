@@ -9,6 +9,8 @@ import snode
 from snode import MLPField
 from snode.fields.base import Linearization, VectorField
 
+pytestmark = pytest.mark.grid(3)
+
 EPS = np.finfo(np.float64).eps
 WIDTHS = (3, 5, 4, 3)
 DEPTHS = (0.0, 0.31, 1.5)

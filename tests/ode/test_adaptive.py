@@ -13,6 +13,8 @@ import snode
 from snode.ode.fixed import solve_fixed
 from snode.ode.tableaus import TABLEAUS
 
+pytestmark = pytest.mark.grid(2)
+
 DETEST = {problem.name: problem for problem in PROBLEMS}
 
 

@@ -13,6 +13,8 @@ import snode
 from snode import TABLEAUS
 from snode.ode.problems import METHODS
 
+pytestmark = pytest.mark.grid(5)
+
 N = 23  # steps of the fixed methods below: a prime number, so that nothing divides evenly
 COUNTS = (1, 2, 5, N, N + 1, 1000, "auto")
 
@@ -183,6 +185,7 @@ def peak(work):
     return largest - before, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["euler", "rk4"])
 def test_peak_memory(method):
     n = m = 64

@@ -7,6 +7,8 @@ from textbook import FIELDS, FROZEN, T, direction, inner, make, states
 import snode
 from snode.ode.problems import METHODS
 
+pytestmark = pytest.mark.grid(4)
+
 # --- y' = -k (y - cos t): mathematics.md section 6 ------------------------------------------------
 
 END = 2.0

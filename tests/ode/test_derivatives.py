@@ -8,6 +8,8 @@ import snode
 from snode import TABLEAUS, Status
 from snode.ode.problems import METHODS
 
+pytestmark = pytest.mark.grid(5)
+
 DUALITY = 1e-12  # quality.md
 ORDER = 1.95  # quality.md
 ROUNDING = 1e-13  # some 500 operations in a row at eps = 2e-16

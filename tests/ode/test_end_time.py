@@ -9,6 +9,8 @@ from snode import TABLEAUS
 from snode.fields.depth import DepthBasis
 from snode.ode.problems import METHODS
 
+pytestmark = pytest.mark.grid(4)
+
 ROUNDING = 1e-13
 
 

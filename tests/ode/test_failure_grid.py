@@ -17,6 +17,8 @@ from snode.ode.problems import METHODS
 from snode.ode.stages import Rhs, Stages
 from snode.ode.tableaus import ADAPTIVE, TABLEAUS
 
+pytestmark = pytest.mark.grid(4)
+
 NAMES = [*METHODS, "snode.euler", "snode.heun", "snode.rk4", "snode.ode23", "snode.ode45"]
 BUDGET = 5_000
 

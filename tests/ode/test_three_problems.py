@@ -6,6 +6,8 @@ import pytest
 import snode
 from snode.fields.base import VectorField
 
+pytestmark = pytest.mark.grid(4)
+
 EPS = np.finfo(np.float64).eps
 DUALITY = 1e-12  # quality.md
 

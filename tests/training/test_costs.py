@@ -11,6 +11,8 @@ import snode
 from snode import Cost
 from snode.training.costs import LineModel, parameter_line
 
+pytestmark = pytest.mark.grid(4)
+
 EPS = np.finfo(np.float64).eps
 N, M, C = 5, 7, 3
 WEIGHTS = [w for w in itertools.product((0.0, 0.7), repeat=4) if any(w)]

@@ -9,6 +9,8 @@ from snode.training.gradients import FieldProblem, value_and_partials
 from snode.training.hotpath import EulerProblem
 from snode.training.ncg import minimize
 
+pytestmark = pytest.mark.grid(4)
+
 EPS = float(np.finfo(np.float32).eps)
 COST = Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=3)
 INNERS = [L2(), H1(0.5), Euclidean()]

@@ -8,6 +8,8 @@ from snode import H1, L2, Cost, Euclidean
 from snode.training.gradients import value_and_partials
 from snode.training.innerproducts import pair
 
+pytestmark = pytest.mark.grid(4)
+
 EPS = np.finfo(np.float64).eps
 C = 2
 COSTS = [

@@ -13,6 +13,8 @@ from snode.training.gradients import FieldProblem
 from snode.training.hotpath import EulerProblem, Workspace
 from snode.training.ncg import minimize
 
+pytestmark = pytest.mark.grid(5)
+
 EPS = np.finfo(np.float64).eps
 FAMILIES = ["relu", "leaky_relu", "tanh", "softplus"]  # two kernels, tanh, and the general one
 INNERS = [L2(), H1(0.7), Euclidean()]

@@ -8,6 +8,8 @@ from snode import H1, L2, Euclidean
 from snode.fields.depth import DepthBasis
 from snode.training.innerproducts import as_inner_product, pair
 
+pytestmark = pytest.mark.grid(3)
+
 EPS = np.finfo(np.float64).eps
 INNER = [L2(), H1(), H1(0.1), H1(7.0), Euclidean()]
 

@@ -7,6 +7,8 @@ from scipy.linalg import solveh_banded
 from snode import _kernels
 from snode.fields.depth import DepthBasis
 
+pytestmark = pytest.mark.grid(4)
+
 
 @pytest.fixture(params=[np.float32, np.float64])
 def dtype(request):

@@ -12,6 +12,8 @@ from snode import FIRST_ORDER, Cost, ModelFormatError, Status
 from snode.datasets import Dataset
 from snode.io import load_arrays, save_arrays
 
+pytestmark = pytest.mark.grid(2)
+
 M, BATCH = 50, 8  # the last batch of an epoch has 2 samples
 PER_EPOCH = math.ceil(M / BATCH)
 COST = Cost(n_classes=3)

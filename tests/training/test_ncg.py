@@ -15,6 +15,8 @@ from snode.training.costs import LineModel
 from snode.training.gradients import Dots, FieldProblem
 from snode.training.ncg import MAX_HALVINGS, Memory, minimize
 
+pytestmark = pytest.mark.grid(3)
+
 EPS = np.finfo(np.float64).eps
 COST = Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=3)
 

@@ -11,6 +11,8 @@ from snode.training.gradients import FieldProblem, value_and_partials
 from snode.training.hotpath import EulerProblem
 from snode.training.innerproducts import pair
 
+pytestmark = pytest.mark.grid(3)
+
 EPS = np.finfo(np.float64).eps
 N, C, M = 3, 4, 6  # more outputs than components of the state
 INNERS = [L2(), H1(0.5), Euclidean()]

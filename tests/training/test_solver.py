@@ -101,6 +101,7 @@ def test_a_solver_that_fails_is_a_cost_that_is_not_finite(case):
         snode.gradient(field, x, y, COST, solver=hopeless)
 
 
+@pytest.mark.slow
 def test_resuming_with_a_solver_is_bit_identical(tmp_path):
     x, y = snode.datasets.two_moons(100, rng=0)
     field = snode.StandaloneField.random(2, 3.0, 10, interpolation="cubic", rng=0)
