@@ -162,10 +162,10 @@ class SpiralLinearization:
         out = 0 * self.cube if dx is None else self.A.T @ (3 * self.square * dx)
         return out + dtheta["A"].T @ self.cube if dtheta else out
 
-    def vjp(self, p: np.ndarray, into: Any = None, weight: float = 1.0) -> Any:
-        into = {"A": np.zeros_like(self.A)} if into is None else into
-        into["A"] += weight * (self.cube @ p.T)
-        return 3 * self.square * (self.A @ p), into
+    def vjp(self, p: np.ndarray, into: snode.Partials | None = None) -> np.ndarray:
+        if into is not None:
+            into.outer("A", self.cube, p)
+        return 3 * self.square * (self.A @ p)
 
 
 def spiral_reference() -> tuple[np.ndarray, np.ndarray]:

@@ -57,6 +57,7 @@ from snode.ode.problems import (
     solve_sensitivity,
 )
 from snode.ode.tableaus import TABLEAUS, ButcherTableau
+from snode.partials import Partials
 from snode.predict import accuracy, confusion, predict
 from snode.results import (
     AdjointSolution,
@@ -139,6 +140,7 @@ __all__ = [
     "OdeOptions",
     "OdeSolution",
     "OdeState",
+    "Partials",
     "Propagation",
     "Solver",
     "StandaloneField",

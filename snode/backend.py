@@ -322,6 +322,24 @@ class _SingleThreadedBlas:
 single_threaded_blas = _SingleThreadedBlas()
 
 
+def product(A: Array, x: Array) -> Array:
+    """Return A x for x of shape (..., n, m), as one product of matrices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from snode.backend import product
+    >>> product(np.ones((4, 3)), np.ones((5, 3, 2))).shape
+    (5, 4, 2)
+    """
+    if x.ndim == 2:
+        return A @ x
+    xp = array_namespace(A, x)
+    columns = xp.moveaxis(x, -2, 0)
+    result = (A @ columns.reshape(x.shape[-2], -1)).reshape(len(A), *columns.shape[1:])
+    return xp.moveaxis(result, 0, -2)
+
+
 def read_only(array: Array) -> Array:
     """Return a view that cannot be written to; CuPy arrays as they are."""
     if type(array) is not np.ndarray:

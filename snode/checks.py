@@ -20,6 +20,7 @@ from snode.fields.activations import Activation
 from snode.fields.base import has_readout, outputs, outputs_jvp, outputs_vjp
 from snode.fields.slopes import slope_excess
 from snode.ode.problems import solve_adjoint, solve_direct, solve_sensitivity
+from snode.partials import Partials
 from snode.results import IntegrationError
 from snode.seeds import as_generator
 
@@ -381,6 +382,7 @@ class _Tester:
         rows += [self.jvp_row(name, name) for name in names]
         rows.append(self.vjp_row("x", None))
         rows += [self.vjp_row(name, name) for name in names]
+        rows.append(self.stack_row())
         failure = self.unsolved_row()
         if failure is not None:
             return [*rows, failure]
@@ -428,15 +430,37 @@ class _Tester:
     def vjp_row(self, label: str, name: str | None) -> CheckRow:
         x, p = self.random(self.field.n, self.m), self.random(self.field.n, self.m)
         lin = self.field.linearize(self.depth, x)[1]
-        pull, partials = lin.vjp(p)
+        into = Partials.of(self.field.parameters)
+        pull = lin.vjp(p, into)
         if name is None:
             dx = self.random(self.field.n, self.m)
             error = _mismatch([(lin.jvp(dx), p)], [(dx, pull)])
         else:
             d = self.random_theta([name])
-            error = _mismatch([(lin.jvp(None, d), p)], [(d[name], partials[name])])
+            error = _mismatch([(lin.jvp(None, d), p)], [(d[name], into[name])])
         return self.small(f"vjp in {label} is the transpose of jvp", error, self.dot_tolerance,
                           "a missing transpose, a wrong sign, or a sum over samples")  # fmt: skip
+
+    def stack_row(self) -> CheckRow:
+        name, hint = "several directions at once, (..., n, m)", "that of one after the other"
+        try:
+            error = self.stack_error()
+        except Exception as failure:  # of an array with an axis more
+            error, hint = math.nan, f"{type(failure).__name__}: {failure}"
+        return self.small(name, error, self.dot_tolerance, f"jvp or vjp of a stack is not {hint}")
+
+    def stack_error(self) -> float:
+        """Return the largest difference between a stack of directions and each by itself."""
+        x = self.random(self.field.n, self.m)
+        lin, stack = self.field.linearize(self.depth, x)[1], self.random(2, self.field.n, self.m)
+        one, all_ = Partials.of(self.field.parameters), Partials.of(self.field.parameters)
+        pairs = [
+            (lin.jvp(stack), self.xp.stack([lin.jvp(v) for v in stack])),
+            (lin.vjp(stack, all_), self.xp.stack([lin.vjp(v, one) for v in stack])),
+            (lin.vjp(stack), self.xp.stack([lin.vjp(v) for v in stack])),
+            *((all_[name], one[name]) for name in self.field.parameters),
+        ]
+        return max(_size(a - b) / max(_size(b), 1e-300) for a, b in pairs)
 
     def readout_rows(self) -> list[CheckRow]:
         x, dx = (self.random(self.field.n, self.m) for _ in range(2))
@@ -444,8 +468,9 @@ class _Tester:
         d = self.small_theta(self.field.readout_parameters)
         dz = outputs_jvp(self.field, x, dx, d)
         order = self.taylor(lambda e: outputs(self.moved(d, e), x + e * dx), dz)
-        pull, partials = outputs_vjp(self.field, x, p)
-        error = _mismatch([(dz, p)], [(dx, pull)] + [(d[k], partials[k]) for k in d])
+        into = Partials.of(self.field.parameters)
+        pull = outputs_vjp(self.field, x, p, into)
+        error = _mismatch([(dz, p)], [(dx, pull)] + [(d[k], into[k]) for k in d])
         return [
             self.order("read-out, jvp: order of the remainder", lambda: order,
                        "readout and readout_jvp disagree"),

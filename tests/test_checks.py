@@ -45,26 +45,38 @@ def _with_linearization(change):
 
 
 class _WrongSign(LayerLinearization):
-    def vjp(self, p, into=None, weight=1.0):
-        pull, partials = super().vjp(p, into, weight)
-        return -pull, partials
+    def vjp(self, p, into=None):
+        return -super().vjp(p, into)
 
 
 class _MissingTranspose(LayerLinearization):
-    def vjp(self, p, into=None, weight=1.0):
-        _, partials = super().vjp(p, into, weight)
-        return self.W @ (self.slope * p), partials
+    def vjp(self, p, into=None):
+        super().vjp(p, into)
+        return self.W @ (self.slope * p)
 
 
 class _ForgottenBatchSum(LayerLinearization):
-    def vjp(self, p, into=None, weight=1.0):
-        pull, _ = super().vjp(p, None, weight)
-        if into is None:
-            into = {k: np.zeros_like(v) for k, v in self.field.parameters.items()}
-        q = self.slope * p
-        into["W"][self.row[0]] += weight * (q @ self.x.T)
-        into["b"][self.row[0]] += weight * q[:, 0]  # one sample instead of the sum
-        return pull, into
+    def vjp(self, p, into=None):
+        if into is not None:
+            q = self.slope * p
+            into.outer("W", q, self.x, row=self.row)
+            into.total("b", q[..., :1], row=self.row)  # one sample instead of the sum
+        return super().vjp(p)
+
+
+class _SecondDirectionLost(LayerLinearization):
+    def vjp(self, p, into=None):
+        super().vjp(p if p.ndim == 2 else p[0], into)
+        return super().vjp(p)
+
+
+class _OneDirectionOnly(LayerLinearization):
+    def vjp(self, p, into=None):
+        if into is not None:
+            q = self.slope * p
+            into.outer("W", q, self.x, row=self.row)
+            into.add("b", q.sum(axis=1), row=self.row)  # the sum over the samples of a matrix
+        return super().vjp(p)
 
 
 class _ForgottenBias(LayerLinearization):
@@ -95,6 +107,8 @@ MISTAKES = {
     "missing transpose": (_as(_MissingTranspose), "vjp in x"),
     "forgotten batch sum": (_as(_ForgottenBatchSum), "vjp in b"),
     "forgotten bias": (_as(_ForgottenBias), "jvp in b"),
+    "second direction lost": (_as(_SecondDirectionLost), "several directions"),
+    "one direction only": (_as(_OneDirectionOnly), "several directions"),
     # consistent in jvp and vjp, so only the Taylor tests can see it
     "wrong slope": (_scaled_slope, "jvp in x"),
 }
@@ -108,6 +122,14 @@ def test_planted_mistake_is_found_and_named(name):
     assert not report.passed
     assert any(expected in row for row in failed), failed
     assert "FAIL" in str(report)
+
+
+@pytest.mark.parametrize("kind", [_SecondDirectionLost, _OneDirectionOnly])
+def test_what_is_wrong_with_several_directions_is_no_other_row(kind):
+    report = check(_with_linearization(_as(kind)), verbose=False)
+    (row,) = [row for row in report.rows if not row.passed]
+    assert row.name == "several directions at once, (..., n, m)"
+    assert ("ValueError" in row.hint) == (kind is _OneDirectionOnly)
 
 
 def test_samples_that_influence_each_other_are_found():

@@ -130,6 +130,7 @@ MAKERS = {
     "OdeOptions": lambda: snode.odeset(RelTol=1e-6, AbsTol=[1, 2], Events=square),
     "OdeSolution": lambda: solution(keep="all"),
     "OdeState": lambda: seen(lambda see: snode.ode45(square, (0, 0.5), [1.0], callback=see)),
+    "Partials": lambda: snode.Partials.of(layered().parameters).under("inner").times(0.5),
     "Propagation": lambda: snode.propagate(layered(), columns()[0], 1e-3 * columns()[0]),
     "Solver": lambda: snode.Solver("ode45", rtol=1e-5),
     "StandaloneField": lambda: layered(interpolation="cubic"),

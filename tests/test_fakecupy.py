@@ -9,6 +9,7 @@ import sys
 import fakecupy
 import numpy as np
 import pytest
+from transposes import pulled
 
 import snode
 from snode import CG_RULES, FIRST_ORDER, H1, L2, Cost, Euclidean
@@ -210,7 +211,7 @@ def test_off_the_nodes(cp, pair_of_fields, interpolation, random_like):
     lin_host, lin = (f.linearize(0.4, v)[1] for f, v in ((host, x), (device, cp.asarray(x))))
     assert_same(cp, device(0.4, cp.asarray(x)), host(0.4, x))
     assert_same(cp, lin.jvp(None, {k: cp.asarray(v) for k, v in d.items()}), lin_host.jvp(None, d))
-    assert_same_mapping(cp, lin.vjp(cp.asarray(x))[1], lin_host.vjp(x)[1])
+    assert_same_mapping(cp, pulled(device, lin, cp.asarray(x))[1], pulled(host, lin_host, x)[1])
 
 
 def test_nothing_is_copied_to_the_host_on_the_way(fake, pair_of_fields):
@@ -475,13 +476,18 @@ def test_other_fields(cp, others, random_like):
     on_device, mine = device.linearize(0.3, cp.asarray(x))
     assert_same(cp, on_device, value)
     assert_same(cp, mine.jvp(cp.asarray(p), d_device), theirs.jvp(p, d))
-    pull, partials = theirs.vjp(p)
-    pull_device, partials_device = mine.vjp(cp.asarray(p))
+    pull, partials = pulled(host, theirs, p)
+    pull_device, partials_device = pulled(device, mine, cp.asarray(p))
     assert_same(cp, pull_device, pull)
     assert_same_mapping(cp, partials_device, partials)
-    into = {k: cp.zeros_like(v) for k, v in d_device.items()}
-    mine.vjp(cp.asarray(p), into=into, weight=1.0)
-    assert_same_mapping(cp, into, partials)
+    assert_same(cp, mine.vjp(cp.asarray(p)), pull)
+    stack = np.stack([p, x])
+    on_device = cp.asarray(stack)
+    assert_same(cp, mine.jvp(on_device, d_device), theirs.jvp(stack, d))
+    pull, partials = pulled(host, theirs, stack)
+    pull_device, partials_device = pulled(device, mine, on_device)
+    assert_same(cp, pull_device, pull)
+    assert_same_mapping(cp, partials_device, partials)
     if hasattr(theirs, "time_derivative"):
         assert_same(cp, mine.time_derivative(), theirs.time_derivative())
 

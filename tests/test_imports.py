@@ -25,6 +25,7 @@ FLOORS = {
     "results": 0,
     "seeds": 0,
     "labels": 1,
+    "partials": 1,
     "_kernels": 1,
     "_expansion": 0,
     "_mat5": 1,

@@ -40,22 +40,22 @@ MUTATIONS = [
     Mutation(
         "W instead of its transpose",
         "fields/layer.py",
-        "self.W.T @ q",
-        "self.W @ q",
+        "product(self.W.T, q)",
+        "product(self.W, q)",
         "fields/test_layer.py::test_vjp_is_the_transpose",
     ),
     Mutation(
         "the gradient pairs lam_i, not lam_{i+1}, with x_i",
         "ode/adjoint.py",
-        "vjp(g, into=partials)[0]",
-        "vjp(g)[0]; lins[i].vjp(g + hr[i, -1] * pulls[i], into=partials)",
+        "vjp(g, partials)",
+        "vjp(g); lins[i].vjp(g + scaled[i, -1] * pulls[i], partials)",
         "ode/test_three_problems.py::test_adjoint_is_the_printed_recursion_and_pairs_the_next_lam",
     ),
     Mutation(
         "forgotten sum over the samples",
-        "fields/layer.py",
-        "q.sum(axis=1)",
-        "q[:, 0]",
+        "partials.py",
+        "_together(q).sum(axis=1)",
+        "_together(q)[:, 0]",
         "training/test_gradient.py::test_every_entry_by_central_differences",
     ),
     Mutation(
@@ -187,8 +187,8 @@ MUTATIONS = [
     Mutation(
         "sign of the continuous parameter gradient",
         "ode/continuous.py",
-        "weight=h * float(weight)",
-        "weight=-h * float(weight)",
+        "times(h * float(weight))",
+        "times(-h * float(weight))",
         "ode/test_continuous.py::test_independent_columns",
     ),
     Mutation(
@@ -201,16 +201,30 @@ MUTATIONS = [
     Mutation(
         "the weights of a multilayer field are not transposed",
         "fields/mlp.py",
-        "weights[i].T @ q",
-        "weights[i] @ q",
+        "product(weights[i].T, q)",
+        "product(weights[i], q)",
         "fields/test_mlp.py::test_check_passes",
     ),
     Mutation(
         "the column of t is forgotten in the transpose",
         "fields/mlp.py",
-        "dW[:, n] += self.t * db",
+        'into.times(self.t).total("W1", q, at=(slice(None), n))',
         "pass",
         "fields/test_mlp.py::test_vjp_is_the_transpose",
+    ),
+    Mutation(
+        "a factor of the partial derivatives is forgotten",
+        "partials.py",
+        "weight=self.weight * float(weight)",
+        "weight=self.weight",
+        "test_partials.py::test_times_multiplies",
+    ),
+    Mutation(
+        "the partial derivatives do not see the weights of a row",
+        "partials.py",
+        "factor = self.weight * float(w)",
+        "factor = self.weight",
+        "test_partials.py::test_rows",
     ),
     Mutation(
         "the time derivative is not carried through the later layers",
@@ -494,7 +508,9 @@ def copy_to(folder):
     shutil.copytree(PACKAGE, folder / "snode", ignore=skip)
     for name in ("analysis", "fields", "ode", "training"):
         shutil.copytree(TESTS / name, folder / "tests" / name, ignore=skip)
-    for name in ("conftest.py", "fakecupy.py", "test_device.py"):
+    for name in (
+        "cases.py", "conftest.py", "fakecupy.py", "transposes.py", "test_device.py", "test_partials.py",
+    ):  # fmt: skip
         shutil.copy(TESTS / name, folder / "tests")
     shutil.copy(TESTS.parent / "setup.cfg", folder)
 

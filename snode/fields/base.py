@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from snode.backend import Array, array_namespace
+from snode.backend import Array
+from snode.partials import Partials
 
 __all__ = ["Linearization", "Readout", "VectorField"]
 
@@ -20,15 +21,15 @@ class Linearization(Protocol):
     """The derivative of f at one (t, x), with everything it needs remembered."""
 
     def jvp(self, dx: Array | None, dtheta: Parameters | None = None) -> Array:
-        """Return f_x dx + f_theta dtheta, shape (n, m); either part may be None."""
+        """Return f_x dx + f_theta dtheta; either part may be None.
 
-    def vjp(
-        self, p: Array, into: dict[str, Array] | None = None, weight: float = 1.0
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return ``(f_x^T p, f_theta^T p)``, the second summed over the samples.
+        `dx` may have axes before the last two, (..., n, m): several directions for each sample.
+        """
 
-        With `into`, ``weight * f_theta^T p`` is added to those arrays in place instead of making
-        new ones (parameters of a layered field are large and each depth touches few of them).
+    def vjp(self, p: Array, into: Partials | None = None) -> Array:
+        """Return f_x^T p, and add f_theta^T p, summed over the samples, to `into`.
+
+        Without `into` no parameter part is formed. `p` may have axes before the last two, as `dx`.
 
         A linearisation may also have ``time_derivative()``, which returns f_t, shape (n, m).
         """
@@ -91,8 +92,8 @@ class Readout(Protocol):
     def readout_jvp(self, x_T: Array, dx_T: Array, dtheta: Parameters | None = None) -> Array:
         """Return z_x dx(T) + z_theta dtheta, shape (C, m)."""
 
-    def readout_vjp(self, x_T: Array, p: Array, into: dict[str, Array]) -> Array:
-        """Return z_x^T p, shape (n, m), and add z_theta^T p to the arrays of `into` in place."""
+    def readout_vjp(self, x_T: Array, p: Array, into: Partials | None = None) -> Array:
+        """Return z_x^T p, shape (..., n, m), and add z_theta^T p to `into`."""
 
 
 def is_shareable(field: Any) -> bool:
@@ -119,18 +120,14 @@ def outputs(field: Any, x_T: Array) -> Array:
     return field.readout(x_T) if has_readout(field) else x_T
 
 
-def outputs_jvp(field: Any, x_T: Array, dx_T: Array, dtheta: Parameters) -> Array:
+def outputs_jvp(field: Any, x_T: Array, dx_T: Array, dtheta: Parameters | None = None) -> Array:
     """Return the derivative of `outputs` along (dx(T), dtheta)."""
     return field.readout_jvp(x_T, dx_T, dtheta) if has_readout(field) else dx_T
 
 
-def outputs_vjp(field: Any, x_T: Array, p: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the transpose of `outputs_jvp` times p: its part in x(T), and in the parameters."""
-    if not has_readout(field):
-        return p, {}
-    xp = array_namespace(p)
-    into = {name: xp.zeros_like(field.parameters[name]) for name in field.readout_parameters}
-    return field.readout_vjp(x_T, p, into), into
+def outputs_vjp(field: Any, x_T: Array, p: Array, into: Partials | None = None) -> Array:
+    """Return the transpose of `outputs_jvp` times p, and add its parameter part to `into`."""
+    return field.readout_vjp(x_T, p, into) if has_readout(field) else p
 
 
 def check_scale(scale: Any) -> None:

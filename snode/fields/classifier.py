@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, is_array, read_only
+from snode.backend import Array, array_namespace, is_array, product, read_only
 from snode.copying import Portable
 from snode.fields.base import (
     Linearization,
@@ -17,6 +17,7 @@ from snode.fields.base import (
     check_scale,
     is_shareable,
 )
+from snode.partials import Partials
 from snode.seeds import as_generator
 
 __all__ = ["Classifier"]
@@ -185,7 +186,7 @@ class Classifier(Portable):
     def linearize(self, t: float, x: Array) -> tuple[Array, ClassifierLinearization]:
         """Return f(t, x) and its linearisation, in which V and c have no part."""
         value, lin = self._field.linearize(t, x)
-        return value, ClassifierLinearization(self, lin)
+        return value, ClassifierLinearization(lin)
 
     # --- the read-out ---------------------------------------------------------------------------
 
@@ -210,18 +211,19 @@ class Classifier(Portable):
 
     def readout_jvp(self, x_T: Array, dx_T: Array, dtheta: Parameters | None = None) -> Array:
         """Return dz = V dx(T) + dV x(T) + dc, shape (C, m)."""
-        dz, dtheta = self.V @ dx_T, dtheta or {}
+        dz, dtheta = product(self.V, dx_T), dtheta or {}
         if "V" in dtheta:
             dz = dz + dtheta["V"] @ x_T
         if "c" in dtheta:
             dz = dz + dtheta["c"][:, None]
         return dz
 
-    def readout_vjp(self, x_T: Array, p: Array, into: dict[str, Array]) -> Array:
-        """Return V^T p, shape (n, m), and add p x(T)^T and the sum of p over the samples."""
-        into["V"] += p @ x_T.T
-        into["c"] += p.sum(axis=1)
-        return self.V.T @ p
+    def readout_vjp(self, x_T: Array, p: Array, into: Partials | None = None) -> Array:
+        """Return V^T p, shape (..., n, m), and add p x(T)^T and the sum of p over the samples."""
+        if into is not None:
+            into.outer("V", p, x_T)
+            into.total("c", p)
+        return product(self.V.T, p)
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -268,26 +270,19 @@ class Classifier(Portable):
 class ClassifierLinearization:
     """Derivative of the field of a `Classifier` at one (t, x)."""
 
-    __slots__ = ("classifier", "lin")
+    __slots__ = ("lin",)
 
-    def __init__(self, classifier: Classifier, lin: Linearization) -> None:
-        self.classifier, self.lin = classifier, lin
+    def __init__(self, lin: Linearization) -> None:
+        self.lin = lin
 
     def jvp(self, dx: Array | None, dtheta: Parameters | None = None) -> Array:
         """Return f_x dx + f_theta dtheta; V and c have no part in it."""
         inner = {name: d for name, d in (dtheta or {}).items() if name not in OWN}
         return self.lin.jvp(dx, inner)
 
-    def vjp(
-        self, p: Array, into: dict[str, Array] | None = None, weight: float = 1.0
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return f_x^T p and the parameter part, zero in V and c."""
-        if into is not None:
-            return self.lin.vjp(p, into, weight)
-        xp = array_namespace(p)
-        pull, partials = self.lin.vjp(p, None, weight)
-        own = {name: xp.zeros_like(self.classifier.parameters[name]) for name in OWN}
-        return pull, {**partials, **own}
+    def vjp(self, p: Array, into: Partials | None = None) -> Array:
+        """Return f_x^T p, and add the parameter part, in which V and c have no share."""
+        return self.lin.vjp(p, into)
 
     def __getattr__(self, name: str) -> Any:
         # e.g. time_derivative: there if and only if the field's linearisation has it

@@ -12,6 +12,7 @@ import numpy as np
 from snode.backend import Array, array_namespace, is_array, read_only
 from snode.copying import Portable
 from snode.fields.base import Parameters
+from snode.partials import Partials
 
 __all__ = ["FunctionField"]
 
@@ -94,9 +95,11 @@ class FunctionField(Portable):
     time derivative    2                                        1
     =================  =======================================  ==========================
 
-    evaluations of f, for all samples at once. Since jvp and vjp are found by different
-    differences, they are transposes of each other only up to the error above; tell `check` so by
-    ``snode.check(field, derivative_error=1e-8)`` (forward differences: 1e-5).
+    evaluations of f, for all samples at once; 2 n (n) of a vjp if its part in the parameters is
+    not asked for, and the number for one direction times that of the directions. Since jvp and vjp
+    are found by different differences, they are transposes of each other only up to the error
+    above; tell `check` so by ``snode.check(field, derivative_error=1e-8)`` (forward differences:
+    1e-5).
 
     The result of a function is copied and has the dtype of x: a float64 number inside f
     (``np.sin(t)`` is one) does not turn a float32 solution into a float64 one. A result of lower
@@ -300,6 +303,8 @@ class FunctionLinearization:
 
     def jvp(self, dx: Array | None, dtheta: Parameters | None = None) -> Array:
         """Return f_x dx + f_theta dtheta; what is None or left out counts as zero."""
+        if dx is not None and is_array(dx) and dx.ndim > 2:
+            return self._each(lambda one: self.jvp(one, dtheta), dx)
         dtheta = {} if dtheta is None else dtheta
         self._check_direction(dx, dtheta)
         if self.field._jvp is None:
@@ -312,21 +317,25 @@ class FunctionLinearization:
         result = self.field._jvp(*self._arguments(), *directions)
         return _checked_result("jvp", result, self.x)
 
-    def vjp(
-        self, p: Array, into: dict[str, Array] | None = None, weight: float = 1.0
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return f_x^T p and the parameter part, added to `into` with `weight`."""
+    def vjp(self, p: Array, into: Partials | None = None) -> Array:
+        """Return f_x^T p, and add the parameter part to `into`."""
+        if is_array(p) and p.ndim > 2:
+            return self._each(lambda one: self.vjp(one, into), p)
         _check_same("p", p, self.x)
         if self.field._vjp is None:
-            pull, partials = self._vjp_by_differences(p)
+            pull, partials = self._vjp_by_differences(p, only_x=into is None)
         else:
             pull, partials = self._given_vjp(p)
-        if into is None:
-            xp = array_namespace(p)
-            into = {name: xp.zeros_like(array) for name, array in self.field.parameters.items()}
-        for name, array in partials.items():
-            into[name] += float(weight) * array
-        return pull, into
+        if into is not None:
+            for name, array in partials.items():
+                into.add(name, array)
+        return pull
+
+    def _each(self, function: Callable[[Array], Array], stack: Array) -> Array:
+        """Apply a function of (n, m) to every vector of a stack (..., n, m)."""
+        xp, shape = array_namespace(stack), stack.shape
+        flat = xp.ascontiguousarray(stack).reshape(-1, *shape[-2:])
+        return xp.stack([function(one) for one in flat]).reshape(shape)
 
     def time_derivative(self) -> Array:
         """Return the partial derivative of f in t, (n, m).
@@ -401,7 +410,7 @@ class FunctionLinearization:
             total += _along(quotient, direction, self.field.parameters[name], axis=None)
         return total
 
-    def _vjp_by_differences(self, p: Array) -> tuple[Array, dict[str, Array]]:
+    def _vjp_by_differences(self, p: Array, *, only_x: bool) -> tuple[Array, dict[str, Array]]:
         self._require_differences("vjp")
         xp = array_namespace(self.x)
         pull, sizes = xp.empty_like(self.x), _sizes(self.x)
@@ -409,8 +418,8 @@ class FunctionLinearization:
             step = xp.zeros_like(self.x)
             step[i] = sizes[i]
             pull[i] = (self._along_x(step) * p).sum(axis=0) / sizes[i]
-        partials = {name: self._partial(name, p) for name in self.field.parameters}
-        return pull, partials
+        names = () if only_x else self.field.parameters
+        return pull, {name: self._partial(name, p) for name in names}
 
     def _partial(self, name: str, p: Array) -> Array:
         xp, array = array_namespace(p), self.field.parameters[name]

@@ -8,11 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, creator_namespace, is_array, read_only
+from snode.backend import (
+    Array,
+    array_namespace,
+    creator_namespace,
+    is_array,
+    product,
+    read_only,
+)
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.base import Parameters, check_drawn, check_scale
 from snode.fields.depth import DepthBasis
+from snode.partials import Partials
 from snode.seeds import as_generator
 
 __all__ = ["StandaloneField"]
@@ -294,7 +302,7 @@ class LayerLinearization:
 
     def jvp(self, dx: Array | None, dtheta: Parameters | None = None) -> Array:
         """Return sigma'(a) * (W dx + dW x + db), eq. (2)."""
-        total = 0 if dx is None else self.W @ dx
+        total = 0 if dx is None else product(self.W, dx)
         dtheta = dtheta or {}
         j, weights = self.row
         if "W" in dtheta:
@@ -303,20 +311,13 @@ class LayerLinearization:
             total = total + _combine(dtheta["b"], j, weights)[:, None]
         return self.slope * total
 
-    def vjp(
-        self, p: Array, into: dict[str, Array] | None = None, weight: float = 1.0
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return W^T (sigma'(a) * p) and the parameter part, eqs. (6)-(8)."""
+    def vjp(self, p: Array, into: Partials | None = None) -> Array:
+        """Return W^T (sigma'(a) * p), and add the parameter part, eqs. (6)-(8)."""
         q = self.slope * p
-        j, weights = self.row
-        if into is None:
-            xp = array_namespace(p)
-            into = {name: xp.zeros_like(array) for name, array in self.field.parameters.items()}
-        dW, db = q @ self.x.T, q.sum(axis=1)
-        for i, w in enumerate(weights, start=j):
-            into["W"][i] += (weight * float(w)) * dW
-            into["b"][i] += (weight * float(w)) * db
-        return self.W.T @ q, into
+        if into is not None:
+            into.outer("W", q, self.x, row=self.row)
+            into.total("b", q, row=self.row)
+        return product(self.W.T, q)
 
     def time_derivative(self) -> Array:
         """Return f_t = sigma'(a) * (W'(t) x + b'(t)), (n, m)."""

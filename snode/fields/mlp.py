@@ -9,10 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import Array, array_namespace, creator_namespace, is_array, read_only
+from snode.backend import (
+    Array,
+    array_namespace,
+    creator_namespace,
+    is_array,
+    product,
+    read_only,
+)
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.base import Parameters, check_drawn, check_scale
+from snode.partials import Partials
 from snode.seeds import as_generator
 
 __all__ = ["MLPField"]
@@ -334,7 +342,7 @@ class MLPLinearization:
         """Return f_x dx + f_theta dtheta: the chain rule, first layer first."""
         dtheta = dtheta or {}
         for i, W in enumerate(self.field._weights()):
-            terms = [] if dx is None else [W @ dx]
+            terms = [] if dx is None else [product(W, dx)]
             if f"W{i + 1}" in dtheta:
                 terms += self._from_weights(i, dtheta[f"W{i + 1}"])
             if f"b{i + 1}" in dtheta:
@@ -342,26 +350,27 @@ class MLPLinearization:
             dx = self.slopes[i] * sum(terms[1:], start=terms[0]) if terms else None
         return self._zeros() if dx is None else dx
 
-    def vjp(
-        self, p: Array, into: dict[str, Array] | None = None, weight: float = 1.0
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return f_x^T p and the parameter part: the chain rule, last layer first."""
-        if into is None:
-            xp = array_namespace(p)
-            into = {name: xp.zeros_like(array) for name, array in self.field.parameters.items()}
-        weights, n = self.field._weights(), self.field.n
+    def vjp(self, p: Array, into: Partials | None = None) -> Array:
+        """Return f_x^T p, and add the parameter part: the chain rule, last layer first."""
+        weights = self.field._weights()
         multiply = array_namespace(p).multiply
         for i in range(len(weights) - 1, -1, -1):
             last = i == len(weights) - 1  # p is the caller's; below it is ours
             q = self.slopes[i] * p if last else multiply(self.slopes[i], p, out=p)
-            dW, db = into[f"W{i + 1}"], float(weight) * q.sum(axis=1)
-            into[f"b{i + 1}"] += db
-            if i == 0 and self.field.time == "concat":
-                dW[:, n] += self.t * db
-                dW = dW[:, :n]
-            dW += float(weight) * (q @ self.inputs[i].T)
-            p = weights[i].T @ q
-        return p, into
+            if into is not None:
+                self._add(into, i, q)
+            p = product(weights[i].T, q)
+        return p
+
+    def _add(self, into: Partials, i: int, q: Array) -> None:
+        """Add what layer i contributes, whose pre-activations have the derivative q."""
+        n = self.field.n
+        into.total(f"b{i + 1}", q)
+        if i == 0 and self.field.time == "concat":
+            into.outer("W1", q, self.inputs[0], at=(slice(None), slice(n)))
+            into.times(self.t).total("W1", q, at=(slice(None), n))
+        else:
+            into.outer(f"W{i + 1}", q, self.inputs[i])
 
     def time_derivative(self) -> Array:
         """Return f_t, shape (n, m): the part of t as an input."""

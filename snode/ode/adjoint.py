@@ -19,12 +19,16 @@ import numpy as np
 
 from snode.backend import Array, array_namespace
 from snode.ode.replay import Replay
+from snode.partials import Partials
 
 __all__ = ["rk_adjoint"]
 
 
-def rk_adjoint(replay: Replay, lam_T: Array, partials: dict[str, Array]) -> Iterator[Array]:
-    """Yield lam at the nodes, from the last but one down, and add to `partials` on the way."""
+def rk_adjoint(replay: Replay, lam_T: Array, partials: Partials | None = None) -> Iterator[Array]:
+    """Yield lam at the nodes, from the last but one down, and add to `partials` on the way.
+
+    `lam_T` may have axes before the last two, (..., n, m): several adjoints for each sample.
+    """
     steps, numbers = replay.steps, replay.steps.tableau.numbers()
     xp, s = array_namespace(lam_T), replay.steps.tableau.active_stages
     # row i holds what g_i is made of: a_ji of the later stages, then b_i of lam
@@ -40,7 +44,7 @@ def rk_adjoint(replay: Replay, lam_T: Array, partials: dict[str, Array]) -> Iter
         xp.multiply(rows, float(steps.t[n + 1] - steps.t[n]), out=scaled)
         for i, row, later in stages:
             g = row.dot(later).reshape(lam_T.shape)
-            pulls[i] = lins[i].vjp(g, into=partials)[0]
+            pulls[i] = lins[i].vjp(g, partials)
         lam = ones.dot(flat).reshape(lam_T.shape)
         pulls[s] = lam
         yield lam

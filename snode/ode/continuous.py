@@ -20,6 +20,7 @@ from snode.backend import Array, array_namespace
 from snode.ode.adaptive import solve_adaptive
 from snode.ode.control import StepControl
 from snode.ode.tableaus import ADAPTIVE
+from snode.partials import Partials
 from snode.results import IntegrationError, OdeSolution, Status
 
 __all__ = ["continuous_adjoint", "continuous_tangent"]
@@ -68,7 +69,7 @@ def continuous_tangent(
 
 
 def continuous_adjoint(
-    sol: OdeSolution, lam_T: Array, partials: dict[str, Array], control: StepControl
+    sol: OdeSolution, lam_T: Array, partials: Partials, control: StepControl
 ) -> tuple[Array, int, int]:
     """Return lam (N + 1, ...) at the nodes of `sol`, and the number of linearisations and products.
 
@@ -77,7 +78,7 @@ def continuous_adjoint(
     along, steps = _Along(sol), sol.steps
     t0, t1 = float(steps.t[0]), float(steps.t[-1])
     adjoint = solve_adaptive(
-        _Pull(along, partials), METHOD, t1, t0, lam_T,
+        _Pull(along), METHOD, t1, t0, lam_T,
         _scaled(control, float(abs(lam_T).max())),
         stops=_nodes(sol.field), jumps=tuple(steps.jumps), t_eval=steps.t[::-1], keep="all",
     )  # fmt: skip
@@ -88,7 +89,7 @@ def continuous_adjoint(
         h = float(nodes[i] - nodes[i + 1])  # positive where the solve went backwards
         for weight, (lin, lam) in zip(b[: len(stages)], stages, strict=True):
             if weight:
-                lin.vjp(lam, into=partials, weight=h * float(weight))
+                lin.vjp(lam, partials.times(h * float(weight)))
                 products += 1
     lam = adjoint.x
     assert lam is not None
@@ -104,10 +105,8 @@ def _nodes(field: Any) -> tuple[float, ...]:
 class _Pull:
     """The right-hand side -f_x^T lam; its "linearisation" is what the quadrature needs."""
 
-    def __init__(self, along: _Along, partials: dict[str, Array]) -> None:
+    def __init__(self, along: _Along) -> None:
         self.along = along
-        xp = array_namespace(*partials.values())
-        self.scratch = {name: xp.zeros_like(array) for name, array in partials.items()}
 
     def __call__(self, t: float, lam: Array) -> Array:
         return self.linearize(t, lam)[0]
@@ -115,7 +114,7 @@ class _Pull:
     def linearize(self, t: float, lam: Array) -> tuple[Array, tuple[Any, Array]]:
         """Return -f_x^T lam and what the quadrature needs."""
         lin = self.along.linearize(t)
-        return -lin.vjp(lam, into=self.scratch, weight=0.0)[0], (lin, lam)
+        return -lin.vjp(lam), (lin, lam)
 
 
 def _scaled(control: StepControl, size: float) -> StepControl:

@@ -33,6 +33,7 @@ from snode.ode.replay import Replay, check_differentiable
 from snode.ode.solver import Solver, as_solver
 from snode.ode.tableaus import ADAPTIVE, TABLEAUS
 from snode.ode.tangent import end_time_tangent, rk_tangent
+from snode.partials import Partials
 from snode.results import AdjointSolution, IntegrationError, OdeSolution
 
 __all__ = [
@@ -371,8 +372,7 @@ def adjoint_of(
     control: StepControl | None = None,
 ) -> AdjointSolution:
     """As `solve_adjoint`, for arguments that were checked; see `sensitivity_of`."""
-    xp = array_namespace(lam_T)
-    partials = {name: xp.zeros_like(array) for name, array in sol.field.parameters.items()}
+    xp, partials = array_namespace(lam_T), Partials.of(sol.field.parameters)
     if sol.columns is None:
         t, lam, made, products = _adjoint(sol, lam_T, partials, control)
     else:
@@ -384,7 +384,7 @@ def adjoint_of(
         lam = xp.concatenate([xp.stack([part[1][0], part[1][-1]]) for part in parts], axis=-1)
         made, products = sum(part[2] for part in parts), sum(part[3] for part in parts)
     end_time = partial(_end_time_part, sol, lam_T, mode)  # no closure: it can be pickled
-    return AdjointSolution(t, lam, partials, made, products, end_time)
+    return AdjointSolution(t, lam, partials.arrays, made, products, end_time)
 
 
 def _end_time_part(sol: OdeSolution, lam_T: Array, mode: str) -> float:
@@ -392,7 +392,7 @@ def _end_time_part(sol: OdeSolution, lam_T: Array, mode: str) -> float:
 
 
 def _adjoint(
-    sol: OdeSolution, lam_T: Array, partials: dict[str, Array], control: StepControl | None
+    sol: OdeSolution, lam_T: Array, partials: Partials, control: StepControl | None
 ) -> tuple[Array, Array, int, int]:
     """Return depths, lam, and the number of linearisations and transposed products."""
     xp = array_namespace(lam_T)

@@ -19,6 +19,7 @@ from snode.backend import (
 from snode.fields.base import outputs, outputs_jvp, outputs_vjp
 from snode.labels import check_order, check_plain
 from snode.ode.problems import Solver, adjoint_of, as_solver, check_state, sensitivity_of
+from snode.partials import Partials
 from snode.results import OdeSolution
 from snode.training.costs import Cost, LineModel, TerminalCost, check_cost, parameter_line
 from snode.training.innerproducts import InnerProduct, as_inner_product, pair_number
@@ -121,9 +122,11 @@ def value_and_partials(
 def terminal_partials(sol: Any, terminal: TerminalCost) -> dict[str, Array]:
     """Solve the adjoint problem; return the partial derivatives of the cost without decay."""
     p = terminal.terminal(outputs(sol.field, sol.x_T))
-    lam_T, of_readout = outputs_vjp(sol.field, sol.x_T, p)
-    partials = pull_back(sol, lam_T)
-    for name, partial in of_readout.items():
+    of_readout = Partials.of(
+        {name: sol.field.parameters[name] for name in getattr(sol.field, "readout_parameters", ())}
+    )
+    partials = pull_back(sol, outputs_vjp(sol.field, sol.x_T, p, of_readout))
+    for name, partial in of_readout.arrays.items():
         partials[name] += partial
     return partials
 

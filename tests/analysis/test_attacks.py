@@ -144,7 +144,7 @@ def test_rows_are_those_of_the_public_adjoint(name, solver):
     for c in range(3):
         p = np.zeros((n_outputs(field), 5))
         p[c] = 1
-        lam_T = outputs_vjp(field, sol.x_T, p)[0]
+        lam_T = outputs_vjp(field, sol.x_T, p)
         lam = snode.solve_adjoint(sol, lam_T).lam[0]
         assert np.allclose(rows[c], lam, rtol=1e-12, atol=1e-14)
 

@@ -41,10 +41,11 @@ class RelaxationLinearization:
         total = -self.field.k * dy
         return total - self.field.unit * dtheta["k"] * self.gap if dtheta else total
 
-    def vjp(self, p, into=None, weight=1.0):
+    def vjp(self, p, into=None):
         self.field.pulled += 1
-        into["k"] -= weight * self.field.unit * np.sum(p * self.gap)
-        return -self.field.k * p, into
+        if into is not None:
+            into.add("k", -self.field.unit * np.sum(p * self.gap))
+        return -self.field.k * p
 
 
 def exact(k, y0):

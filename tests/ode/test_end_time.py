@@ -203,8 +203,8 @@ class HalvesLinearization:
     def jvp(self, dx, dtheta=None):
         return -dx / 2
 
-    def vjp(self, p, into=None, weight=1.0):
-        return -p / 2, into
+    def vjp(self, p, into=None):
+        return -p / 2
 
 
 def test_without_time_derivative_only_euler(method):

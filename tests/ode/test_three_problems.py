@@ -5,6 +5,9 @@ import pytest
 
 import snode
 from snode.fields.base import VectorField
+from snode.ode.adjoint import rk_adjoint
+from snode.ode.replay import Replay
+from snode.ode.tangent import rk_tangent
 
 pytestmark = pytest.mark.grid(4)
 
@@ -289,10 +292,10 @@ class LogisticLinearization:
         total = 0 * self.x if dx is None else self.k * (1 - 2 * self.x) * dx
         return total + (dtheta["k"] * self.x * (1 - self.x) if dtheta else 0)
 
-    def vjp(self, p, into=None, weight=1.0):
-        into = {"k": np.zeros(1)} if into is None else into
-        into["k"] += weight * np.sum(p * self.x * (1 - self.x))
-        return self.k * (1 - 2 * self.x) * p, into
+    def vjp(self, p, into=None):
+        if into is not None:
+            into.add("k", np.array([np.sum(p * self.x * (1 - self.x))]))
+        return self.k * (1 - 2 * self.x) * p
 
 
 def test_a_users_own_field_is_solved_and_differentiated():
@@ -318,3 +321,25 @@ def test_a_field_without_a_grid_needs_one():
     with pytest.raises(ValueError, match="t must be given"):
         snode.solve_direct(field, np.ones((1, 1)))
     assert snode.solve_direct(field, np.ones((1, 1)), t=[0.0, 1.0]).success
+
+
+@pytest.mark.parametrize("method", ["euler", "rk4"])
+@pytest.mark.parametrize("keep", ["all", "trajectory"])
+def test_several_tangents_and_adjoints_at_once(case, method, keep):
+    field, x0 = case
+    sol = snode.solve_direct(field, x0, method=method, keep=keep)
+    stack = np.random.default_rng(5).standard_normal((2, 3, *x0.shape))
+    each = stack.reshape(-1, *x0.shape)
+    *_, xi = rk_tangent(Replay(sol), stack, None)
+    expected = np.stack([snode.solve_sensitivity(sol, dx0=dx)[-1] for dx in each])
+    assert np.abs(xi.reshape(expected.shape) - expected).max() <= 1e-12 * np.abs(expected).max()
+    partials = snode.Partials.of(field.parameters)
+    *_, lam = rk_adjoint(Replay(sol), stack, partials)
+    *_, alone = rk_adjoint(Replay(sol), stack)
+    assert np.array_equal(lam, alone)
+    adjoints = [snode.solve_adjoint(sol, p) for p in each]
+    expected = np.stack([adjoint.lam[0] for adjoint in adjoints])
+    assert np.abs(lam.reshape(expected.shape) - expected).max() <= 1e-12 * np.abs(expected).max()
+    for name, total in partials.arrays.items():
+        expected = sum(adjoint.partials[name] for adjoint in adjoints)
+        assert np.abs(total - expected).max() <= 1e-12 * np.abs(expected).max()

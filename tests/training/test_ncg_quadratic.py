@@ -53,10 +53,10 @@ class LeverLinearization:
             dtheta["u"][self.i] * self.field.V[self.i] if dtheta else 0
         )
 
-    def vjp(self, p, into=None, weight=1.0):
-        into = {"u": np.zeros(K)} if into is None else into
-        into["u"][self.i] += weight * np.sum(p * self.field.V[self.i])
-        return np.zeros_like(p), into
+    def vjp(self, p, into=None):
+        if into is not None:
+            into.add("u", np.sum(p * self.field.V[self.i]), at=self.i)
+        return np.zeros_like(p)
 
 
 @pytest.fixture
