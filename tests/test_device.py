@@ -34,7 +34,7 @@ from snode.training.ncg import Memory, minimize
 
 pytestmark = pytest.mark.grid(3)
 
-ROOMS = ("fields", "ode", "training", "analysis", "predict", "checks")
+ROOMS = ("fields", "partials", "ode", "training", "analysis", "predict", "checks")
 N, K, M, C = 4, 6, 9, 3
 COST = Cost(l2=0.8, ce=0.5, output=0.1, decay=0.05, n_classes=C)
 REL = {"float64": 1e-10, "float32": 1e-5}
