@@ -176,6 +176,18 @@ class _Lines:
         return self.ask()
 
 
+class Teller:
+    """Tells a callback how far the work is; once it has asked to stop, that stays so."""
+
+    def __init__(self, callback: Callback | None, total: float | None) -> None:
+        self.callback, self.total, self.stopped = callback, total, False
+
+    def tell(self, done: float, what: str) -> bool:
+        """Return whether to stop."""
+        self.stopped = self.stopped or tell(self.callback, done, self.total, what)
+        return self.stopped
+
+
 class Pace:
     """Calls of a callback at most ten times a second; every answer in between is the last one."""
 

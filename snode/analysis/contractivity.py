@@ -26,7 +26,7 @@ from snode.analysis.slope_problem import SINGLE_THREADED
 from snode.analysis.slope_roots import NewtonStep, Problem, newton_from_left
 from snode.backend import Array, follow, own_error_state, single_threaded_blas
 from snode.copying import Portable
-from snode.progress import Callback, check_callback, tell
+from snode.progress import Callback, Teller, check_callback
 
 __all__ = [
     "ContractingShift", "ContractivityInterval", "NewtonStep", "Verdict",
@@ -223,28 +223,11 @@ def contractivity_interval(
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
     check_callback(callback)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        return _interval_of(problem, c, tol, max_iter, _Stop(callback, max_iter, "slopes"))
-
-
-class _Stop:
-    """Tells the callback of an evaluation, and keeps its answer."""
-
-    def __init__(self, callback: Callback | None, max_iter: int, what: str) -> None:
-        self.callback, self.total, self.asked = callback, max_iter, False
-        self.what = f"searching for the smallest {what}"
-
-    def __call__(self, iteration: int) -> bool:
-        self.asked = tell(self.callback, iteration - 1, self.total, self.what)
-        return self.asked
-
-    @property
-    def verdict(self) -> Verdict:
-        """Of a search that has found something."""
-        return Verdict.STOPPED if self.asked else Verdict.FOUND
+        return _interval_of(problem, c, tol, max_iter, Teller(callback, max_iter))
 
 
 def _interval_of(
-    problem: Problem, c: float, tol: float, max_iter: int, stop: _Stop
+    problem: Problem, c: float, tol: float, max_iter: int, watch: Teller
 ) -> ContractivityInterval:
     certified = problem.certified
     right = problem.at_slopes(1.0, None)
@@ -262,12 +245,13 @@ def _interval_of(
             0.0, step.value, 0.0, float(c), 0, (step,), certified, Verdict.EVERY
         )
     final, left, rows = newton_from_left(
-        problem.at_slopes, left, right, problem.c, tol, max_iter, problem.row, stop
-    )
-    lower = 0.0 if stop.asked else min(max(problem.refuted_m(left), 0.0), final.x)
+        problem.at_slopes, left, right, problem.c, tol, max_iter, problem.row,
+        lambda iteration: watch.tell(iteration - 1, "searching for the smallest slopes"),
+    )  # fmt: skip
+    lower = 0.0 if watch.stopped else min(max(problem.refuted_m(left), 0.0), final.x)
     return ContractivityInterval(
         final.x, problem.unscaled(final.value), lower, float(c), len(rows) - 1, rows, certified,
-        stop.verdict,
+        _verdict(watch),
     )  # fmt: skip
 
 
@@ -341,23 +325,29 @@ def shift_of(
     problem: Problem, tol: float, max_iter: int, callback: Callback | None = None
 ) -> ContractingShift:
     """Return the smallest shift of a scaled problem."""
-    stop = _Stop(callback, max_iter, "shift")
+    watch = Teller(callback, max_iter)
     left, lower, status = problem.at_shift(0.0, None), 0.0, Verdict.EVERY
     final = left
     rows: tuple[NewtonStep, ...] = (problem.shift_row(0, left, "start"),)
     if left.value > problem.c:
         final, left, rows = newton_from_left(
             problem.at_shift, left, problem.beyond(left), problem.c, tol, max_iter,
-            problem.shift_row, stop,
+            problem.shift_row,
+            lambda iteration: watch.tell(iteration - 1, "searching for the smallest shift"),
         )  # fmt: skip
-        lower = 0.0 if stop.asked else min(max(problem.refuted_tau(left), 0.0), final.x)
-        status = stop.verdict
+        lower = 0.0 if watch.stopped else min(max(problem.refuted_tau(left), 0.0), final.x)
+        status = _verdict(watch)
     unscaled = problem.unscaled
     return ContractingShift(
         unscaled(final.x), np.ldexp(problem.shifted(final.x), problem.exponent),
         unscaled(final.value), unscaled(lower), unscaled(problem.c), problem.slopes,
         len(rows) - 1, rows, problem.certified, status,
     )  # fmt: skip
+
+
+def _verdict(watch: Teller) -> Verdict:
+    """Of a search that has found something."""
+    return Verdict.STOPPED if watch.stopped else Verdict.FOUND
 
 
 def _verdict_at_one(problem: Problem) -> Verdict:

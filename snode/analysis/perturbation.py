@@ -20,7 +20,7 @@ from snode.analysis.slope_roots import Certificate, Problem
 from snode.analysis.slope_search import alternating
 from snode.backend import Array, follow, own_error_state, single_threaded_blas
 from snode.copying import Portable
-from snode.progress import Callback, check_callback, tell
+from snode.progress import Callback, Teller, check_callback
 from snode.results import Status
 
 __all__ = ["CutStep", "MinimalPerturbation", "minimal_perturbation"]
@@ -179,28 +179,16 @@ def minimal_perturbation(
     check_callback(callback)
     tol, max_iter = check_number("tol", tol, above=0), check_count("max_iter", max_iter)
     with single_threaded_blas(len(problem.A) <= SINGLE_THREADED):
-        found = _least(problem, tol, max_iter, watch := _Watch(callback, max_iter))
+        found = _least(problem, tol, max_iter, watch := Teller(callback, max_iter + ROUNDS))
     status = Status.STOPPED if watch.stopped else Status.SUCCESS
     return follow(replace(found, status=status), A)
-
-
-class _Watch:
-    """Tells the callback of the rounds; once it has asked to stop, that stays so."""
-
-    def __init__(self, callback: Callback | None, max_iter: int) -> None:
-        self.callback, self.total = callback, max_iter + ROUNDS
-        self.stopped = False
-
-    def tell(self, done: float, what: str) -> bool:
-        self.stopped = self.stopped or tell(self.callback, done, self.total, what)
-        return self.stopped
 
 
 class _StopError(Exception):
     """Leaves the minimiser of SciPy."""
 
 
-def _least(problem: Problem, tol: float, max_iter: int, watch: _Watch) -> MinimalPerturbation:
+def _least(problem: Problem, tol: float, max_iter: int, watch: Teller) -> MinimalPerturbation:
     shift = shift_of(problem, 1e-10, 60)
     tau = float(np.ldexp(shift.tau, -problem.exponent))
     n = len(problem.A)
@@ -214,7 +202,7 @@ def _least(problem: Problem, tol: float, max_iter: int, watch: _Watch) -> Minima
     delta, lower, history = _Cuts(problem).run(tol * tau, max_iter, watch)
     candidates = [start, _repaired(problem, "cutting planes", delta)]
     if problem.certified and not watch.stopped:
-        inside = _least_certified(problem, delta, tau, watch)
+        inside = _least_certified(problem, delta, tau, max_iter, watch)
         candidates.append(_repaired(problem, "certificate", inside))
     best = min(candidates, key=lambda candidate: candidate.norm)
     return _result(problem, best, min(lower, best.norm), shift, history)
@@ -279,7 +267,7 @@ class _Cuts:
         self.generator = np.random.default_rng(problem.seed)
 
     def run(
-        self, tol: float, max_iter: int, watch: _Watch
+        self, tol: float, max_iter: int, watch: Teller
     ) -> tuple[Array, float, tuple[CutStep, ...]]:
         """Return the least-norm perturbation over the cuts, its norm from below, the rounds."""
         delta, best, rows = np.zeros_like(self.problem.A), 0.0, []
@@ -335,7 +323,9 @@ class _Cuts:
 # --- from inside: the certificate -----------------------------------------------------------------
 
 
-def _least_certified(problem: Problem, delta: Array, tau: float, watch: _Watch) -> Array:
+def _least_certified(
+    problem: Problem, delta: Array, tau: float, max_iter: int, watch: Teller
+) -> Array:
     """Minimise |delta|^2 / 2 subject to the certificate, nearly."""
     from scipy.optimize import minimize
 
@@ -350,7 +340,7 @@ def _least_certified(problem: Problem, delta: Array, tau: float, watch: _Watch) 
     for round_ in range(ROUNDS):
         smoothing = tau * 10.0 ** -min(1 + round_ / 2, 4) / np.log(n + 1)
 
-        done = watch.total - ROUNDS + round_
+        done = max_iter + round_
 
         def lagrangian(
             v: Array, smoothing: float = smoothing, y: float = y, done: int = done

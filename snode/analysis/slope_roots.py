@@ -49,7 +49,7 @@ class Point:
 def newton_from_left(
     evaluate: Callable[[float, Point | None], Point], left: Point, right: Point, c: float,
     tol: float, max_iter: int, row: Callable[[int, Point, str], NewtonStep],
-    stop: Callable[[int], bool] = lambda iteration: False,
+    stop: Callable[[int], bool],
 ) -> tuple[Point, Point, tuple[NewtonStep, ...]]:  # fmt: skip
     """Narrow value(left) > c >= value(right) down to `tol`; the answer is the right end.
 

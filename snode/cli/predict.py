@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,7 +18,7 @@ from snode import runs
 from snode.backend import creator_namespace, to_host
 from snode.cli.attack import has_logits
 from snode.cli.console import app, friendly, out
-from snode.cli.samples import label_name, model_path, say_order, trained_on
+from snode.cli.samples import as_column, label_name, model_path, say_order, trained_on
 from snode.datasets.features import load_features
 from snode.io import replacing
 
@@ -38,11 +37,9 @@ def predict(
     """Predict the classes of samples: names, and probabilities where the model was trained for them."""
     loaded = snode.load(model_path(model))
     source = trained_on(loaded)
-    column: Any = source.label_column if label_column is None else label_column
-    if column is not None and re.fullmatch(r"[+-]?\d+", column):
-        column = int(column)
+    column = source.label_column if label_column is None else label_column
     x, names = load_features(
-        file, loaded.field.n, label_column=column,
+        file, loaded.field.n, label_column=as_column(column),
         samples=source.samples if samples is None else samples,
         delimiter=source.delimiter if delimiter is None else delimiter,
         feature_names=loaded.feature_names, label_name=label_name(loaded),
@@ -62,9 +59,9 @@ def predict(
         )
 
 
-def _answers(model: Any, is_regression: bool, x: Any, names: Any) -> dict[str, list[Any]]:
+def _answers(model: Any, is_regression: bool, x: Any, features: Any) -> dict[str, list[Any]]:
     """Return the columns of the answer: classes and probabilities, or outputs."""
-    z = to_host(model.outputs(x, feature_names=names)).astype(np.float64)
+    z = to_host(model.outputs(x, feature_names=features)).astype(np.float64)
     if is_regression:
         names = ["output"] if len(z) == 1 else [f"output_{i + 1}" for i in range(len(z))]
         return {name: row.tolist() for name, row in zip(names, z, strict=True)}

@@ -96,7 +96,7 @@ def divided(data: Any, fraction: float, seed: int) -> Any:
 
 
 def _load_file(source: Source, model: Model | None) -> Any:
-    column = _label_column(source)
+    column = as_column(source.label_column)
     options: dict[str, Any] = {
         "encoding": source.encoding, "dtype": source.dtype, "task": source.task,
         "label_column": column, "samples": source.samples, "delimiter": source.delimiter,
@@ -112,8 +112,8 @@ def _load_file(source: Source, model: Model | None) -> Any:
     return datasets.load_dataset(source.data, image_encoding=PIXEL_ENCODING, **options)
 
 
-def _label_column(source: Source) -> int | str | None:
-    column = source.label_column
+def as_column(column: str | None) -> int | str | None:
+    """Return the number or the name of a column that was typed."""
     return int(column) if column is not None and re.fullmatch(r"[+-]?\d+", column) else column
 
 
@@ -151,7 +151,7 @@ def label_column_name(source: Source, data: Any) -> str | None:
     row, _ = first_row(Path(source.data), source.delimiter)
     if not set(data.feature_names) <= set(row):  # one has no name in the header
         return None
-    return label_column_beside(source.data, row, data.feature_names, _label_column(source))
+    return label_column_beside(source.data, row, data.feature_names, as_column(source.label_column))
 
 
 def class_names(data: Any) -> Any:

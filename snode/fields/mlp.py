@@ -9,14 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from snode.backend import (
-    Array,
-    array_namespace,
-    creator_namespace,
-    is_array,
-    product,
-    read_only,
-)
+from snode.backend import Array, array_namespace, creator_namespace, is_array, product, read_only
 from snode.copying import Portable
 from snode.fields.activations import Activation, get_activation
 from snode.fields.base import Parameters, check_drawn, check_scale
