@@ -509,7 +509,7 @@ def copy_to(folder):
     for name in ("analysis", "fields", "ode", "training"):
         shutil.copytree(TESTS / name, folder / "tests" / name, ignore=skip)
     for name in (
-        "cases.py", "conftest.py", "fakecupy.py", "transposes.py", "test_device.py",
+        "conftest.py", "fakecupy.py", "transposes.py", "test_device.py",
         "test_partials.py",
     ):  # fmt: skip
         shutil.copy(TESTS / name, folder / "tests")

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from cases import cases
 from scipy.optimize import brentq, minimize
 
 from snode.analysis import perturbation
@@ -66,8 +65,9 @@ def test_known_example(b, certified):
         assert found.m >= b * b / 4
 
 
-@pytest.mark.parametrize("n", cases(range(2, 8), 4))
-@pytest.mark.parametrize("seed", cases(range(3), 1))
+@pytest.mark.grid(4)
+@pytest.mark.parametrize("n", range(2, 8))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_true_m_is_between_the_bounds(n, seed):
     A = random_matrix(n, seed, shift=1.2)
     c = 0.5 * brute(A, (0.05, 1.0)) + 0.5 * brute(A, (1.0, 1.0))
@@ -81,7 +81,8 @@ def test_the_true_m_is_between_the_bounds(n, seed):
 
 
 @BOTH
-@pytest.mark.parametrize("seed", cases(range(5)))
+@pytest.mark.grid(3)
+@pytest.mark.parametrize("seed", range(5))
 def test_newton_from_the_left_is_monotone(seed, certified):
     A = random_matrix(9, seed, shift=1.5)
     for found in (
@@ -143,7 +144,8 @@ def test_equality_to_rounding_is_said_to_be_undecided():
 
 
 @BOTH
-@pytest.mark.parametrize("factor", cases([2.0**40, 1e150, 1e-300], 1))
+@pytest.mark.grid(3)
+@pytest.mark.parametrize("factor", [1e150, 1e-300, 2.0**40])
 def test_size_does_not_matter(factor, certified):
     A, c = random_matrix(4, 2), -0.1
     one = contractivity_interval(A, c, certified=certified)
@@ -274,8 +276,9 @@ def test_perturbation_for_equal_slopes_is_the_closed_form(certified):
     assert half.norm == pytest.approx(np.sqrt((np.maximum(w - 2 * c, 0) ** 2).sum()), abs=1e-9)
 
 
-@pytest.mark.parametrize("n", cases([2, 3, 6]))
-@pytest.mark.parametrize("slopes", cases([(0.1, 1.0), (0.5, 1.0), (0.2, 0.6)]))
+@pytest.mark.grid(2)
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("slopes", [(0.1, 1.0), (0.5, 1.0), (0.2, 0.6)])
 def test_perturbation_is_certified_and_smaller_than_the_shift(n, slopes):
     A = random_matrix(n, 7, shift=0.7, size=1.5)
     found = minimal_perturbation(A, slopes, -0.01)
@@ -287,7 +290,8 @@ def test_perturbation_is_certified_and_smaller_than_the_shift(n, slopes):
     assert found.gap <= 0.06 * found.norm
 
 
-@pytest.mark.parametrize("seed", cases(range(8)))
+@pytest.mark.grid(4)
+@pytest.mark.parametrize("seed", range(8))
 def test_perturbation_is_never_larger_than_the_shift(seed):
     n = 2 + seed % 4
     A = random_matrix(n, seed, shift=0.5)
@@ -311,7 +315,8 @@ def test_a_matrix_whose_shift_is_best_for_no_good_reason_keeps_it(monkeypatch):
     assert brute(found.matrix, (0.2, 1.0)) <= rounding(A)
 
 
-@pytest.mark.parametrize("seed", cases(range(3), 1))
+@pytest.mark.grid(3)
+@pytest.mark.parametrize("seed", range(3))
 def test_lower_bound_against_another_solver(seed):
     """All vertices as constraints of SLSQP: the optimum is between the two bounds."""
     n, slopes, c = 3, (0.2, 1.0), -0.05

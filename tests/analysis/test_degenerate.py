@@ -5,7 +5,6 @@ import warnings
 
 import numpy as np
 import pytest
-from cases import cases
 
 import snode
 from snode.analysis.contractivity import Verdict
@@ -111,7 +110,7 @@ def _largest_of(A, slopes):
 
 
 @pytest.mark.parametrize("method", ["alternating", "exact"])
-@pytest.mark.parametrize("seed", cases(range(8)))
+@pytest.mark.parametrize("seed", range(8))
 def test_layers_that_annihilate_each_other(method, seed):
     rng = np.random.default_rng(seed)
     thin = [rng.standard_normal((3, 1)), rng.standard_normal((1, 3))]
@@ -146,7 +145,8 @@ def test_interval(seed, kind):
         assert largest(B, 1.0, 1.0) > c - 1e-13
 
 
-@pytest.mark.parametrize("seed", cases(range(30), 5))
+@pytest.mark.grid(6)
+@pytest.mark.parametrize("seed", range(30))
 def test_interval_of_a_skew_matrix_is_its_end(seed):
     # f(1) = 0 = c; where f(m) > 0 for all m < 1, the answer is m = 1
     R = np.random.default_rng(seed).standard_normal((2 + seed % 6,) * 2)
